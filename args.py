@@ -1,0 +1,359 @@
+"""Every option: grouped, checked, and frozen once read from the command line and a configuration file."""
+
+import argparse
+import difflib
+import math
+import os
+
+import yaml
+
+from runtime.errors import UserError
+
+# Options that change neither what a run computes nor what it leaves behind.
+INCIDENTAL = frozenset(
+    [
+        "auto_resume",
+        "checkpoint_steps",
+        "config",
+        "dist_eval",
+        "dist_timeout",
+        "dist_url",
+        "eval_json",
+        "existing_output",
+    ]
+    + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_freq", "throughput", "world_size"]
+)
+
+# Options of the published code that nothing reads: accepted, said aloud when set.
+_WITHOUT_EFFECT = {
+    "inat_category": "only ImageNet-like folders are read",
+    "resplit": "there is no augmentation split",
+    "cooldown_epochs": "training ends after --epochs",
+    "patience_epochs": "no schedule here waits for a plateau",
+    "world_size": "the launcher decides how many processes there are",
+}
+
+
+class Options(argparse.Namespace):
+    """Parsed options; assigning to one is an error."""
+
+    def __init__(self, values):
+        super().__init__(**values)
+        object.__setattr__(self, "_frozen", True)
+
+    def __setattr__(self, name, value):
+        if getattr(self, "_frozen", False):
+            raise AttributeError("options are frozen after parsing: %s" % name)
+        super().__setattr__(name, value)
+
+    def as_dict(self):
+        """The options by name."""
+        return {name: value for name, value in vars(self).items() if name != "_frozen"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes `--data_path` for `--data-path`, and raises UserError instead of printing its usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = [_with_dashes(word) for word in args] if args is not None else None
+        return super().parse_known_args(words, namespace)
+
+    def parse_args(self, args=None, namespace=None):
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1)
+            raise UserError("unknown option %s%s" % (unknown[0], "; did you mean %s?" % near[0] if near else ""))
+        return options
+
+    def error(self, message):
+        raise UserError(message.replace("argument ", "", 1) if message.startswith("argument ") else message)
+
+
+def _with_dashes(word):
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _number(kind, low=None, high=None, above=None):
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError("%r is not %s" % (text, _KIND_NAMES[kind])) from None
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError("%r is not a finite number" % text)
+        if (low is not None and value < low) or (high is not None and value > high):
+            upper = "" if high is None else " and at most %s" % high
+            raise argparse.ArgumentTypeError("must be at least %s%s, got %s" % (low, upper, text))
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError("must be more than %s, got %s" % (above, text))
+        return value
+
+    return convert
+
+
+_KIND_NAMES = {int: "an integer", float: "a number"}
+_COUNT, _POSITIVE_COUNT = _number(int, low=0), _number(int, low=1)
+_NON_NEGATIVE, _POSITIVE, _SHARE = _number(float, low=0), _number(float, above=0), _number(float, low=0, high=1)
+
+
+_SWITCHES = {"model_ema", "pin_mem", "repeated_aug", "auto_resume", "dist_eval"}  # those with a --no- form
+
+
+def _switch(group, name, default, help_on):
+    """`--name` and `--no-name` for one boolean."""
+    group.add_argument("--" + name, action="store_true", default=default, help=help_on)
+    group.add_argument("--no-" + name, dest=name.replace("-", "_"), action="store_false", default=default)
+
+
+def build_parser():
+    """The parser of main.py."""
+    parser = _Parser("main.py", description="Train and evaluate sMLPNet.", allow_abbrev=False)
+    for add in (_add_model, _add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_precision, _add_run):
+        add(parser)
+    return parser
+
+
+def _add_model(parser):
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="smlpnet_tiny", metavar="NAME", help="(default: smlpnet_tiny)")
+    group.add_argument("--input-size", type=_POSITIVE_COUNT, default=224, metavar="PIXELS", help="(default: 224)")
+    group.add_argument("--drop", type=_SHARE, default=0.0, metavar="RATE", help="dropout (default: 0)")
+    group.add_argument(
+        "--drop-path", type=_number(float, low=0, high=0.99), metavar="RATE", help="(default: the model's own)"
+    )
+    group.add_argument(
+        "--token-layout",
+        choices=["permute", "reshape"],
+        help="permute is the paper's function, reshape the Ascend port's (default: the checkpoint's, else permute)",
+    )
+    _switch(group, "model-ema", True, "keep an average of the weights (default: on)")
+    group.add_argument("--model-ema-decay", type=_SHARE, default=0.99996, metavar="RATE", help="(default: 0.99996)")
+    group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the average in host memory")
+
+
+def _add_data(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--data-path", default="", metavar="DIR", help="folder with train/ and val/")
+    group.add_argument("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help="only IMNET")
+    group.add_argument("--inat-category", default="name", help=argparse.SUPPRESS)
+    group.add_argument(
+        "--num-workers", type=_COUNT, metavar="N", help="loader processes (default: 10, or the cores of a process)"
+    )
+    _switch(group, "pin-mem", True, "page-locked batches on an accelerator (default: on)")
+    group.add_argument("--skip-bad-images", action="store_true", help="pass over unreadable images, counted")
+
+
+def _add_augmentation(parser):
+    group = parser.add_argument_group("augmentation")
+    group.add_argument("--color-jitter", type=_NON_NEGATIVE, default=0.4, metavar="X", help="used without --aa")
+    group.add_argument(
+        "--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="'' for none (default: rand-m9-mstd0.5-inc1)"
+    )
+    group.add_argument("--smoothing", type=_number(float, low=0, high=0.99), default=0.1, help="(default: 0.1)")
+    group.add_argument(
+        "--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="(default: bicubic)"
+    )
+    group.add_argument("--hflip", type=_SHARE, default=0.5, metavar="P", help="mirror images (default: 0.5)")
+    _switch(group, "repeated-aug", True, "each image three times an epoch, of a third of them (default: on)")
+    group.add_argument("--reprob", type=_SHARE, default=0.25, metavar="P", help="random erasing (default: 0.25)")
+    group.add_argument("--remode", default="pixel", choices=["const", "rand", "pixel"], help="(default: pixel)")
+    group.add_argument("--recount", type=_POSITIVE_COUNT, default=1, metavar="N", help="(default: 1)")
+    group.add_argument("--resplit", action="store_true", help=argparse.SUPPRESS)
+    group.add_argument("--mixup", type=_NON_NEGATIVE, default=0.8, metavar="ALPHA", help="0 for none (default: 0.8)")
+    group.add_argument("--cutmix", type=_NON_NEGATIVE, default=1.0, metavar="ALPHA", help="0 for none (default: 1)")
+    group.add_argument("--cutmix-minmax", type=_SHARE, nargs=2, metavar=("MIN", "MAX"), help="instead of --cutmix")
+    group.add_argument("--mixup-prob", type=_SHARE, default=1.0, metavar="P", help="(default: 1)")
+    group.add_argument("--mixup-switch-prob", type=_SHARE, default=0.5, metavar="P", help="(default: 0.5)")
+    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="(default: batch)")
+
+
+def _add_optimizer(parser):
+    group = parser.add_argument_group("optimizer")
+    group.add_argument("--batch-size", type=_POSITIVE_COUNT, default=128, metavar="N", help="a process (default: 128)")
+    group.add_argument("--opt", default="adamw", metavar="NAME", help="any of timm's (default: adamw)")
+    group.add_argument("--opt-eps", type=_POSITIVE, default=1e-8, metavar="X", help="(default: 1e-8)")
+    group.add_argument("--opt-betas", type=_SHARE, nargs="+", metavar="BETA", help="(default: the optimizer's)")
+    group.add_argument("--momentum", type=_SHARE, default=0.9, metavar="X", help="of SGD (default: 0.9)")
+    group.add_argument("--weight-decay", type=_NON_NEGATIVE, default=0.05, metavar="X", help="(default: 0.05)")
+    group.add_argument("--clip-grad", type=_POSITIVE, metavar="NORM", help="(default: no clipping)")
+
+
+def _add_schedule(parser):
+    group = parser.add_argument_group("learning rate")
+    group.add_argument(
+        "--lr", type=_NON_NEGATIVE, default=5e-4, help="at a global batch of 512, scaled in proportion (default: 5e-4)"
+    )
+    group.add_argument("--epochs", type=_POSITIVE_COUNT, default=300, metavar="N", help="(default: 300)")
+    group.add_argument("--sched", default="cosine", metavar="NAME", help="any of timm's but plateau (default: cosine)")
+    group.add_argument("--warmup-epochs", type=_COUNT, default=20, metavar="N", help="(default: 20)")
+    group.add_argument("--warmup-lr", type=_NON_NEGATIVE, default=1e-6, metavar="LR", help="(default: 1e-6)")
+    group.add_argument("--min-lr", type=_NON_NEGATIVE, default=1e-5, metavar="LR", help="(default: 1e-5)")
+    group.add_argument("--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step (default: 30)")
+    group.add_argument("--decay-rate", "--dr", type=_POSITIVE, default=0.1, metavar="X", help="(default: 0.1)")
+    group.add_argument("--lr-noise", type=_SHARE, nargs="+", metavar="PCT", help="share of the epochs (default: none)")
+    group.add_argument("--lr-noise-pct", type=_POSITIVE, default=0.67, metavar="X", help="limit (default: 0.67)")
+    group.add_argument("--lr-noise-std", type=_POSITIVE, default=1.0, metavar="X", help="(default: 1)")
+    group.add_argument("--cooldown-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
+    group.add_argument("--patience-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
+
+
+def _add_precision(parser):
+    group = parser.add_argument_group("device, precision and processes")
+    group.add_argument("--device", default="auto", choices=["auto", "npu", "cuda", "cpu"], help="(default: auto)")
+    group.add_argument("--npu", dest="device", action="store_const", const="npu", help="short for --device npu")
+    group.add_argument("--amp", default="auto", choices=["auto", "apex", "native", "none"], help="(default: auto)")
+    group.add_argument("--amp-dtype", choices=["float16", "bfloat16"], help="of native (default: the device's)")
+    group.add_argument("--opt-level", default="O1", choices=["O0", "O1", "O2"], help="of apex (default: O1)")
+    group.add_argument("--deterministic", action="store_true", help="bit-equal results on an accelerator too")
+    group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")
+    group.add_argument("--dist-timeout", type=_POSITIVE_COUNT, default=1800, metavar="SECONDS", help="(default: 1800)")
+    group.add_argument("--world-size", type=_POSITIVE_COUNT, default=1, help=argparse.SUPPRESS)
+    group.add_argument("--local-rank", type=_COUNT, help=argparse.SUPPRESS)
+
+
+def _add_run(parser):
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--config",
+        action="append",
+        metavar="FILE",
+        help="YAML file of options; the command line wins over it, and a later file over an earlier one",
+    )
+    group.add_argument("--output-dir", default="", metavar="DIR", help="where to save (default: nothing is saved)")
+    group.add_argument("--seed", type=_number(int, low=0, high=2**32 - 1), default=0, metavar="N", help="(default: 0)")
+    group.add_argument("--resume", default="", metavar="PATH", help="checkpoint file, or the folder that holds it")
+    _switch(group, "auto-resume", True, "go on from the checkpoint in --output-dir (default: on)")
+    group.add_argument(
+        "--existing-output",
+        default="resume",
+        choices=["resume", "match", "rename"],
+        help="what to do with a run in --output-dir: resume it, resume it if its options match and else rename the "
+        "folder, or always rename it (default: resume)",
+    )
+    group.add_argument("--start-epoch", type=_COUNT, default=0, metavar="N", help="without a checkpoint (default: 0)")
+    group.add_argument(
+        "--checkpoint-steps", type=_COUNT, default=0, metavar="N", help="save within an epoch too (default: 0, never)"
+    )
+    group.add_argument("--print-freq", type=_POSITIVE_COUNT, default=10, metavar="STEPS", help="(default: 10)")
+    group.add_argument("--eval", action="store_true", help="evaluate only")
+    group.add_argument("--eval-json", default="", metavar="FILE", help="write the result of --eval there too")
+    _switch(group, "dist-eval", True, "share the evaluation out over the processes (default: on)")
+    group.add_argument("--throughput", action="store_true", help="measure inference only")
+
+
+def parse(argv):
+    """The Options of `argv`, over those of its `--config` files; UserError where they make no sense."""
+    parser = build_parser()
+    words = []
+    for path in parser.parse_args(argv).config or []:
+        from_file = _config_words(parser, path)
+        try:
+            parser.parse_args(from_file)
+        except UserError as error:
+            raise UserError("--config %s: %s" % (path, error)) from None
+        words += from_file
+    options = Options(vars(parser.parse_args(words + list(argv))))
+    _check(options)
+    return options
+
+
+def read_config(path):
+    """The dictionary in the YAML file `path`."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError("--config %s cannot be read: %s" % (path, " ".join(str(error).split()))) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError("--config %s must hold lines of the form option: value" % path)
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _config_words(parser, path):
+    """The file's options as words of a command line, so that one set of checks serves both."""
+    actions = {}
+    for action in parser._actions:
+        if action.dest != "help" and "--" + action.dest.replace("_", "-") in action.option_strings:
+            actions[action.dest] = action
+    words = []
+    for name, value in read_config(path).items():
+        if name not in actions or name == "config":
+            near = difflib.get_close_matches(name, actions, 1)
+            raise UserError(
+                "--config %s: unknown option %s%s" % (path, name, "; did you mean %s?" % near[0] if near else "")
+            )
+        words += _option_words(path, actions[name], value)
+    return words
+
+
+def _option_words(path, action, value):
+    flag = "--" + action.dest.replace("_", "-")
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError("--config %s: %s must be true or false, not %r" % (path, action.dest, value))
+        if not value and action.dest not in _SWITCHES:
+            return []
+        return [flag] if value else ["--no-" + flag[2:]]
+    if value is None:
+        if action.default is None:
+            return []
+        raise UserError("--config %s: %s has no value" % (path, action.dest))
+    if isinstance(value, list) and action.nargs:
+        return [flag] + [str(item) for item in value]
+    if isinstance(value, (list, dict, bool)):
+        raise UserError("--config %s: %s cannot be %r" % (path, action.dest, value))
+    return ["%s=%s" % (flag, value)]
+
+
+def _check(options):
+    if not options.data_path:
+        raise UserError("--data-path is missing: name the folder that holds train/ and val/")
+    if options.data_set != "IMNET":
+        raise UserError("--data-set %s: only IMNET, a folder with train/ and val/, is supported" % options.data_set)
+    trains = not (options.eval or options.throughput)
+    if trains and mixes(options) and options.batch_size % 2:
+        raise UserError(
+            "--batch-size %d: mixup and cutmix pair images, so it must be even (or set --mixup 0 --cutmix 0)"
+            % options.batch_size
+        )
+    if options.sched == "plateau":
+        raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
+    if options.opt_betas and any(beta >= 1 for beta in options.opt_betas):
+        raise UserError("--opt-betas must be below 1, got %s" % options.opt_betas)
+    if options.cutmix_minmax and options.cutmix_minmax[0] > options.cutmix_minmax[1]:
+        raise UserError("--cutmix-minmax: %s is more than %s" % tuple(options.cutmix_minmax))
+
+
+def mixes(options):
+    """Whether training mixes images."""
+    return options.mixup > 0 or options.cutmix > 0 or options.cutmix_minmax is not None
+
+
+def warnings_of(options):
+    """A line for each option that was set and changes nothing."""
+    defaults = {name: build_parser().get_default(name) for name in _WITHOUT_EFFECT}
+    lines = []
+    for name, reason in _WITHOUT_EFFECT.items():
+        if getattr(options, name) != defaults[name]:
+            lines.append("--%s has no effect: %s" % (name.replace("_", "-"), reason))
+    return lines
+
+
+def identity(values):
+    """Of a dictionary of options those that decide what a run computes, with absolute paths."""
+    kept = {name: value for name, value in values.items() if name not in INCIDENTAL}
+    for name in ("data_path", "resume"):
+        if kept.get(name):
+            kept[name] = os.path.abspath(kept[name])
+    return kept
+
+
+def to_yaml(options):
+    """A configuration file that reproduces the run."""
+    values = {name: value for name, value in options.as_dict().items() if name not in ("config", "local_rank")}
+    return yaml.safe_dump(values, sort_keys=True, default_flow_style=None)

@@ -1,0 +1,141 @@
+"""From options to a Run: the model, what trains it, and the state it starts from."""
+
+import os
+import sys
+
+import args as options_module
+import engine
+import losses
+import optim
+from runtime import checkpoint
+from runtime.amp import select_precision
+from runtime.compat import Mixup, create_model, release_versions
+from runtime.ema import Ema, NoEma
+from runtime.errors import UserError
+
+
+def build_run(options, ranks, logger, num_classes, start):
+    """model -> device -> optimizer -> precision -> EMA -> DDP -> load: apex must come before DDP, EMA copies the
+    bare module, and state is loaded into what the precision has prepared."""
+    device = ranks.device
+    model = build_model(options, num_classes, start).to(device.torch_device)
+    lr = optim.scaled_lr(options, ranks.world_size)
+    optimizer = optim.build_optimizer(options, model, lr)
+    learning_rate = optim.LearningRate(options, optimizer, lr)
+    precision = select_precision(options.amp, device, options.amp_dtype, options.opt_level)
+    trains = not (options.eval or options.throughput)
+    if trains:
+        model, optimizer = precision.prepare(model, optimizer)
+    has_average = bool(start.loaded and start.loaded.get("model_ema"))
+    keeps_average = options.model_ema and (trains or has_average)
+    ema = Ema(model, options.model_ema_decay, options.model_ema_force_cpu) if keeps_average else NoEma()
+    current = engine.Run(
+        device=device,
+        ranks=ranks,
+        model=ranks.wrap(model) if trains else model,
+        bare_model=model,
+        ema=ema,
+        criterion=losses.build_criterion(options_module.mixes(options), options.smoothing),
+        optimizer=optimizer,
+        precision=precision,
+        learning_rate=learning_rate,
+        mixup=build_mixup(options, num_classes),
+        clip_grad=options.clip_grad,
+        seed=options.seed,
+        logger=logger,
+        print_freq=options.print_freq,
+        show_bar=ranks.is_main and sys.stderr.isatty(),
+    )
+    if start.loaded:
+        load(options, current, start)
+    return current
+
+
+def build_model(options, num_classes, start):
+    """The model of the options, with the token layout of the checkpoint unless another is asked for."""
+    recorded = checkpoint.options_of(start.loaded) if start.loaded else {}
+    keywords = {} if options.drop_path is None else {"drop_path_rate": options.drop_path}
+    try:
+        return create_model(
+            options.model,
+            num_classes=num_classes,
+            image_size=options.input_size,
+            drop_rate=options.drop,
+            token_layout=options.token_layout or recorded.get("token_layout") or "permute",
+            **keywords,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError("--model %s --input-size %d: %s" % (options.model, options.input_size, error)) from None
+
+
+def build_mixup(options, num_classes):
+    """timm's Mixup as the options ask, or None."""
+    if not options_module.mixes(options):
+        return None
+    return Mixup(
+        mixup_alpha=options.mixup,
+        cutmix_alpha=options.cutmix,
+        cutmix_minmax=options.cutmix_minmax,
+        prob=options.mixup_prob,
+        switch_prob=options.mixup_switch_prob,
+        mode=options.mixup_mode,
+        label_smoothing=options.smoothing,
+        num_classes=num_classes,
+    )
+
+
+def load(options, current, start):
+    """Put the checkpoint into the run; UserError where it belongs to another model or cannot be gone on with."""
+    recorded = checkpoint.options_of(start.loaded)
+    for name, flag in (("model", "--model"), ("input_size", "--input-size")):
+        was, now = recorded.get(name), getattr(options, name)
+        if was is not None and was != now:
+            raise UserError("%s was made with %s %s, not %s: pass %s %s" % (start.path, flag, was, now, flag, was))
+    checkpoint.check_fits(start.path, start.loaded["model"], current.bare_model)
+    if options.eval or options.throughput:
+        current.bare_model.load_state_dict(start.loaded["model"])
+        if current.ema.module is not None:
+            current.ema.load_state_dict(start.loaded["model_ema"])
+        return
+    before = start.loaded.get("world_size", current.ranks.world_size)
+    if before != current.ranks.world_size:
+        raise UserError(
+            "%s was written by %d process(es), this run has %d: go on with %d (--nproc=%d in the test/*.sh wrappers), "
+            "or start in another --output-dir" % (start.path, before, current.ranks.world_size, before, before)
+        )
+    if start.loaded.get("step") and recorded.get("batch_size") != options.batch_size:
+        raise UserError(
+            "%s stopped within an epoch: go on with its --batch-size %s" % (start.path, recorded["batch_size"])
+        )
+    checkpoint.load_into(start.path, current, start.loaded)
+
+
+def describe(options, current, loaders, start):
+    """One block that says what is about to happen."""
+    parameters = sum(parameter.numel() for parameter in current.bare_model.parameters())
+    world_size = current.ranks.world_size
+    rows = [
+        ("device", "%s, %d process(es)" % (current.device, world_size)),
+        ("precision", current.precision.name),
+        ("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, "{:,}".format(parameters))),
+        (
+            "images",
+            "%s train, %d val" % (loaders.train.image_count if loaders.train else "no", loaders.val.image_count),
+        ),
+        ("classes", len(loaders.classes)),
+    ]
+    if loaders.train:
+        batch_size = loaders.train.batch_size
+        rows.append(("global batch", "%d (%d a process)" % (batch_size * world_size, batch_size)))
+        rows.append(("peak LR", "%g" % optim.scaled_lr(options, world_size)))
+        rows.append(("epochs", "%d of %d steps" % (options.epochs, len(loaders.train))))
+    rows.append(("start", "from %s" % start.path if start.path else "from random weights"))
+    rows.append(
+        ("output", os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir")
+    )
+    rows.append(("versions", release_versions()))
+    current.logger.info("\n" + "\n".join("    %-13s %s" % row for row in rows))
+    if loaders.train and loaders.train.batch_size < options.batch_size:
+        current.logger.warning(
+            "--batch-size %d is more than an epoch holds: %d is used", options.batch_size, loaders.train.batch_size
+        )

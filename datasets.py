@@ -1,0 +1,259 @@
+"""Image folders, their transforms, and the loaders that feed a rank.
+
+A data set is a folder with train/ and val/, each with one folder of images a class.
+"""
+
+import os
+from collections import namedtuple
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from runtime.compat import create_transform
+from runtime.errors import UserError
+from runtime.seeding import position_seed, seed_host
+from samplers import EvalShard, Position, PositionBatches, RASampler
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL_SIZE = 32  # up to this size pictures are taken as they are: cropped after padding, never resized
+
+Loaders = namedtuple("Loaders", "train val classes")
+Sample = namedtuple("Sample", "image target bad_files")  # image and target are None where nothing could be read
+
+
+def build_transform(is_train, args):
+    """The reference's transform of a PIL picture to a normalised (3, input_size, input_size) float32 tensor."""
+    if not is_train:
+        return transforms.Compose([*_fit(args.input_size), *_normalise()])
+    transform = create_transform(
+        input_size=args.input_size,
+        is_training=True,
+        color_jitter=args.color_jitter,
+        auto_augment=args.aa or None,
+        interpolation=args.train_interpolation,
+        hflip=args.hflip,
+        re_prob=args.reprob,
+        re_mode=args.remode,
+        re_count=args.recount,
+    )
+    if args.input_size <= SMALL_SIZE:
+        transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=4)
+        transform.transforms[0:0] = _fit(args.input_size)
+    return transform
+
+
+class UnlessSized:
+    """Apply `transform` to a picture unless it is `size` x `size` already."""
+
+    def __init__(self, size, transform):
+        self.size, self.transform = size, transform
+
+    def __call__(self, picture):
+        return picture if picture.size == (self.size, self.size) else self.transform(picture)
+
+    def __repr__(self):
+        return "UnlessSized(%d, %r)" % (self.size, self.transform)
+
+
+def _fit(size):
+    """Resize to 256/224 of the size and crop the centre."""
+    steps = [transforms.Resize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
+    return steps if size > SMALL_SIZE else [UnlessSized(size, transforms.Compose(steps))]
+
+
+def _normalise():
+    return [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+
+
+def list_classes(folder):
+    """The names of the class folders in `folder`, sorted."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def list_images(folder, classes):
+    """(path, class index) of every image below `folder`, in torchvision ImageFolder's order."""
+    images = []
+    for index, name in enumerate(classes):
+        for parent, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
+            paths = (os.path.join(parent, file) for file in sorted(files))
+            images += [(path, index) for path in paths if path.lower().endswith(IMG_EXTENSIONS)]
+    return images
+
+
+class ImageFolder(Dataset):
+    """Images of `folder` by Position, the classes numbered as in `classes`.
+
+    An unreadable image comes back as a Sample without a picture that names the file; with `replace_bad` the next
+    readable image takes its place.
+    """
+
+    def __init__(self, folder, classes, transform, replace_bad=False):
+        self.images = list_images(folder, classes)
+        self.transform, self.replace_bad = transform, replace_bad
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, position):
+        bad_files = []
+        for offset in range(len(self.images) if self.replace_bad else 1):
+            path, target = self.images[(position.index + offset) % len(self.images)]
+            try:
+                picture = _read_picture(path)
+            except Exception as error:  # decoders raise nearly anything on a broken file
+                bad_files.append("%s (%s)" % (path, error))
+                continue
+            if position.key is not None:
+                seed_host(position_seed("sample", *position.key))
+            return Sample(self.transform(picture), target, bad_files)
+        return Sample(None, None, bad_files)
+
+
+def _read_picture(path):
+    with open(path, "rb") as file:
+        return Image.open(file).convert("RGB")
+
+
+def collate(samples):
+    """(images (B, 3, H, W), targets (B,), names of unreadable files); B counts the samples with a picture."""
+    bad_files = [name for sample in samples for name in sample.bad_files]
+    good = [sample for sample in samples if sample.image is not None]
+    if not good:
+        return None, None, bad_files
+    return torch.stack([sample.image for sample in good]), torch.tensor([sample.target for sample in good]), bad_files
+
+
+class Batches:
+    """Batches of a DataLoader on the device: (images (B, 3, H, W), targets (B,)).
+
+    An unreadable image is a UserError, or counted in `skipped` with `skip_bad`.
+    """
+
+    def __init__(self, loader, batch_size, device, skip_bad):
+        self.loader, self.batch_size, self.device, self.skip_bad = loader, batch_size, device, skip_bad
+        self.image_count = len(loader.dataset)
+        self.is_sharded = False  # whether this rank has only its share of the images
+        self.skipped = 0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def epoch(self, epoch, first_step=0):
+        """The batches of `epoch` from `first_step` on."""
+        self.loader.batch_sampler.start_at(epoch, first_step)
+        return iter(self)
+
+    def __iter__(self):
+        self.skipped = 0
+        for images, targets, bad_files in self.loader:
+            if bad_files and not self.skip_bad:
+                raise UserError(
+                    "unreadable image: %s; repair or remove it, or pass --skip-bad-images" % bad_files[0], one_rank=True
+                )
+            self.skipped += len(bad_files)
+            if images is not None:
+                yield (
+                    images.to(self.device.torch_device, non_blocking=True),
+                    targets.to(self.device.torch_device, non_blocking=True),
+                )
+
+
+def build_loaders(args, ranks, classes=None):
+    """Loaders(train, val, classes) of `--data-path` for this rank; train is None with `--eval` or `--throughput`.
+
+    `classes` are a checkpoint's class names where it has them; otherwise the folder's hold. UserError where a folder
+    is missing or empty, or where val/ has a class that is not among them.
+    """
+    evaluates_only = args.eval or args.throughput
+    train_folder, val_folder = (os.path.join(args.data_path, part) for part in ("train", "val"))
+    _check_folders(args.data_path, [val_folder] if evaluates_only else [train_folder, val_folder])
+    known = _known_classes(train_folder, val_folder, classes, evaluates_only)
+    strangers = sorted(set(list_classes(val_folder)) - set(known))
+    if strangers:
+        raise UserError("%s: the class %r is not among the training classes" % (val_folder, strangers[0]))
+    val = ImageFolder(val_folder, known, build_transform(False, args))
+    if not len(val):
+        raise UserError("%s holds no images" % val_folder)
+    train = None
+    if not evaluates_only:
+        dataset = ImageFolder(train_folder, known, build_transform(True, args), replace_bad=args.skip_bad_images)
+        _check_no_class_is_empty(train_folder, dataset.images, known)
+        train = _train_batches(args, ranks, dataset)
+    return Loaders(train, _val_batches(args, ranks, val), known)
+
+
+def _check_folders(root, folders):
+    if not os.path.isdir(root):
+        raise UserError("--data-path %s: no such folder" % root)
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError("--data-path %s: it has no folder %s/" % (root, os.path.basename(folder)))
+        if not list_classes(folder):
+            raise UserError("%s has no class folders; images belong in %s/<class>/" % (folder, folder))
+
+
+def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only):
+    if evaluates_only:
+        return checkpoint_classes or list_classes(train_folder if os.path.isdir(train_folder) else val_folder)
+    found = list_classes(train_folder)
+    if checkpoint_classes and list(checkpoint_classes) != found:
+        raise UserError(
+            "%s has %d classes, the checkpoint %d, or they are named otherwise: train in another --output_dir, or "
+            "with --no-auto-resume" % (train_folder, len(found), len(checkpoint_classes))
+        )
+    return found
+
+
+def _check_no_class_is_empty(folder, images, classes):
+    filled = {target for _, target in images}
+    for index, name in enumerate(classes):
+        if index not in filled:
+            raise UserError("%s holds no images: fill or remove this class" % os.path.join(folder, name))
+
+
+def _train_batches(args, ranks, dataset):
+    sampler = RASampler(dataset, ranks.world_size, ranks.rank, seed=args.seed, repeats=3 if args.repeated_aug else 1)
+    batch_size = min(args.batch_size, len(sampler) // 2 * 2)
+    if batch_size < 1 or (batch_size == 1 and args.batch_size > 1):
+        raise UserError(
+            "%d training images are too few for %d processes: batch normalisation needs 2 images on each"
+            % (len(dataset), ranks.world_size)
+        )
+    return _batches(args, ranks, dataset, batch_size, batch_sampler=PositionBatches(sampler, batch_size, ranks.rank))
+
+
+def _val_batches(args, ranks, dataset):
+    shard = EvalShard(len(dataset), ranks.world_size, ranks.rank) if args.dist_eval else EvalShard(len(dataset))
+    positions = [Position(index, None) for index in shard]
+    batch_size = int(1.5 * args.batch_size)
+    batches = _batches(args, ranks, dataset, batch_size, sampler=positions, batch_size=batch_size)
+    batches.is_sharded = args.dist_eval
+    return batches
+
+
+def _batches(args, ranks, dataset, size, **options):
+    workers = args.num_workers
+    if workers is None:
+        workers = min(10, max(1, usable_cores() // ranks.local_world_size))
+    if workers and _takes("persistent_workers"):
+        options["persistent_workers"] = True
+    loader = DataLoader(
+        dataset,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=args.pin_mem and ranks.device.is_accelerator,
+        **options,
+    )
+    return Batches(loader, size, ranks.device, args.skip_bad_images)
+
+
+def usable_cores():
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _takes(option):
+    return option in DataLoader.__init__.__code__.co_varnames

@@ -1,0 +1,180 @@
+"""The training and evaluation loops over a Run; they name no device, no version and no precision."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+from torch.nn import functional
+
+from runtime.compat import inference_mode
+from runtime.errors import RunError
+from runtime.seeding import position_seed, seed_host
+from utils import Progress
+
+_LOSS_UNIT = 2.0**24  # losses are added up as integers of this fraction: exact, in any order, on any number of ranks
+
+
+@dataclass
+class Run:
+    """What a training run is made of; built by main.build_run."""
+
+    device: Any
+    ranks: Any
+    model: Any  # as trained: distributed where there are several ranks
+    bare_model: Any
+    ema: Any
+    criterion: Any
+    optimizer: Any
+    precision: Any
+    learning_rate: Any
+    mixup: Optional[Any]
+    clip_grad: Optional[float]
+    seed: int
+    logger: Any
+    print_freq: int = 10
+    show_bar: bool = False
+
+    def seed_step(self, epoch, step):
+        """Set every generator for one step of this rank: mixup, dropout and drop path draw from them."""
+        value = position_seed("step", self.seed, epoch, self.ranks.rank, step)
+        seed_host(value)
+        self.device.seed(value)
+
+    def mix(self, images, targets):
+        """Mixed images and soft targets (B, classes), or both unchanged."""
+        return self.mixup(images, targets) if self.mixup is not None else (images, targets)
+
+    def state_dict(self):
+        """The learned state, by the reference's names."""
+        state = {"model": self.bare_model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.ema.module is not None:
+            state["model_ema"] = self.ema.state_dict()
+        if self.precision.checkpoint_key:
+            state[self.precision.checkpoint_key] = self.precision.state_dict()
+        return state
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` gave; a checkpoint without EMA starts the average from its weights."""
+        self.bare_model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state.get("model_ema") or state["model"])
+        if state.get("optimizer"):
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.precision.checkpoint_key:
+            self.precision.load_state_dict(state.get(self.precision.checkpoint_key))
+
+
+def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
+    """Train `epoch` and return its statistics as a dictionary.
+
+    `start` is the {"step", "loss_sum", ...} of a checkpoint within this epoch. After every `save_every` optimizer steps
+    of the run `save(state)` is called with such a dictionary. RunError on all ranks once a loss is not finite.
+    """
+    run.model.train()
+    first_step = start["step"] if start else 0
+    steps = len(batches)
+    progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
+    if start:
+        progress.loss_sum, progress.loss_count = start["loss_sum"], start["step"]
+    lr = run.learning_rate.set(epoch)
+    for step, (images, targets) in progress.watch(batches.epoch(epoch, first_step)):
+        run.seed_step(epoch, step)
+        inputs, targets = run.mix(images, targets)
+        with run.precision.autocast():
+            loss = run.criterion(inputs, run.model(inputs), targets)
+        run.precision.step(loss, run.optimizer, run.model.parameters(), run.clip_grad)
+        run.ema.update(run.bare_model)
+        progress.add(loss.detach(), len(inputs), lr)
+        save_now = save_every and (epoch * steps + step + 1) % save_every == 0 and step + 1 < steps
+        if save_now or progress.is_due(step):
+            _stop_unless_finite(run, progress.collect(), epoch, step)
+        if save_now:
+            save({"step": step + 1, "loss_sum": _mean_over_ranks(run, progress.loss_sum)})
+    images_per_second = progress.log_summary(batches.batch_size, run.ranks.world_size)
+    return {
+        "train_loss": _mean_over_ranks(run, progress.mean_loss),
+        "train_loss_median": progress.median_loss,
+        "train_lr": lr,
+        "images_per_second": images_per_second,
+        "train_images_skipped": _sum_over_ranks(run, batches.skipped),
+        "seconds": progress.seconds,
+    }
+
+
+def _sum_over_ranks(run, count):
+    return run.ranks.sum_(torch.tensor(count, dtype=torch.int64, device=run.device.torch_device)).item()
+
+
+def _mean_over_ranks(run, value):
+    if run.ranks.world_size == 1:
+        return value
+    total = run.ranks.sum_(torch.tensor(value, dtype=torch.float32, device=run.device.torch_device))
+    return total.item() / run.ranks.world_size
+
+
+def _stop_unless_finite(run, loss, epoch, step):
+    if run.ranks.any(not math.isfinite(loss)):
+        raise RunError(
+            "the loss is not finite (%s on this rank) at epoch %d, step %d: nothing was saved since; lower --lr or set "
+            "--clip-grad" % (loss, epoch, step)
+        )
+
+
+@inference_mode()
+def evaluate(run, model, batches):
+    """{"acc1", "acc5" (percent), "loss", "images", "skipped"} of the bare `model`, each image counted once.
+
+    Counts and losses are added as integers, so the result does not depend on how the images were dealt out.
+    """
+    model.eval()
+    run.ranks.broadcast_buffers(model)
+    totals = torch.zeros(6, dtype=torch.int64, device=run.device.torch_device)
+    for images, targets in batches:
+        with run.precision.autocast():
+            logits = model(images)
+        totals[:5] += _count(logits.float(), targets)
+    totals[5] += batches.skipped
+    if batches.is_sharded:
+        run.ranks.sum_(totals)
+    images, top1, top5, loss_units, not_finite, skipped = totals.tolist()
+    if not images:
+        raise RunError("no image could be evaluated")
+    return {
+        "acc1": 100.0 * top1 / images,
+        "acc5": 100.0 * top5 / images,
+        "loss": float("nan") if not_finite else loss_units / _LOSS_UNIT / images,
+        "images": images,
+        "skipped": skipped,
+    }
+
+
+def _count(logits, targets):
+    """int64 [images, top-1 hits, top-5 hits, sum of losses in units of 2**-24, losses that are not finite]."""
+    losses = functional.cross_entropy(logits, targets, reduction="none")
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    hits = best.eq(targets.unsqueeze(1))
+    finite = torch.isfinite(losses)
+    units = (torch.where(finite, losses, torch.zeros_like(losses)).clamp(max=1e4) * _LOSS_UNIT).round().long()
+    return torch.stack(
+        [torch.ones_like(targets).sum(), hits[:, 0].sum(), hits.any(dim=1).sum(), units.sum(), (~finite).sum()]
+    )
+
+
+@inference_mode()
+def throughput(run, model, batches, warm_up=50, repeats=30):
+    """Images a second of forward passes over the first batch, logged in the reference's words."""
+    model.eval()
+    images, _ = next(iter(batches))
+    with run.precision.autocast():
+        for _ in range(warm_up):
+            model(images)
+        run.device.synchronize()
+        run.logger.info("throughput averaged with %d times", repeats)
+        started = time.time()
+        for _ in range(repeats):
+            model(images)
+        run.device.synchronize()
+    images_per_second = repeats * len(images) / (time.time() - started)
+    run.logger.info("batch_size %d throughput %s", len(images), images_per_second)
+    return images_per_second

@@ -1,0 +1,145 @@
+"""Train, evaluate or time a model: `python main.py --data-path DIR --output-dir DIR`, or the same under torchrun."""
+
+import os
+import sys
+import time
+import traceback
+
+import args as options_module
+import build
+import datasets
+import engine
+import models
+import output
+import utils
+from runtime import checkpoint
+from runtime.compat import release_versions
+from runtime.device import select_device
+from runtime.distributed import Ranks, lost_a_peer, read_launch
+from runtime.errors import RunError, UserError
+
+
+def run(argv):
+    """Do what the command line `argv` asks for."""
+    options = options_module.parse(argv)
+    if options.model not in models.MODEL_NAMES:
+        raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(models.MODEL_NAMES)))
+    launch = read_launch(os.environ, options.local_rank)
+    device = select_device(options.device, launch.local_rank, launch.local_world_size)
+    device.make_deterministic() if options.deterministic else device.prefer_speed()
+    ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
+    try:
+        start, logger = begin(options, ranks)
+        loaders = datasets.build_loaders(options, ranks, start.loaded and start.loaded.get("classes"))
+        current = build.build_run(options, ranks, logger, len(loaders.classes), start)
+        build.describe(options, current, loaders, start)
+        if options.throughput:
+            engine.throughput(current, current.bare_model, loaders.val)
+        elif options.eval:
+            result, average = evaluate(current, loaders.val)
+            if options.eval_json and ranks.is_main:
+                utils.write_json(options.eval_json, output.evaluation(options, current, result, average))
+        else:
+            train(options, current, loaders, start)
+    finally:
+        output.release()
+        ranks.close()
+
+
+def begin(options, ranks):
+    """Decide where the run starts from, prepare its folder on the first rank, and open the log: (Plan, logger)."""
+    start = output.plan(options)
+    resumes = start.loaded is not None
+    if ranks.any(resumes) != resumes:  # by voting all have read the folder, before the first rank may rename it
+        raise UserError(
+            "--output-dir %s: this process sees no checkpoint there, another does" % options.output_dir, True
+        )
+    message = output.prepare(options, start) if ranks.is_main else None
+    ranks.barrier()
+    logger = utils.open_log(options.model, output.log_path(options), ranks.is_main)
+    if message:
+        logger.info(message)
+    for line in options_module.warnings_of(options):
+        logger.warning(line)
+    return start, logger
+
+
+def train(options, current, loaders, start):
+    """Train the remaining epochs; after each evaluate, save, and write the results."""
+    record = output.Record(options, current, loaders, start.loaded)
+    saves = bool(options.output_dir) and current.ranks.is_main
+    if saves:
+        output.write_config(options, release_versions())
+
+    def save(epoch, within=None, is_best=False):
+        if saves:
+            checkpoint.save(dict(current.state_dict(), **record.payload(epoch, within)), options.output_dir, is_best)
+
+    for epoch in range(record.next_epoch, options.epochs):
+        stats = engine.train_one_epoch(
+            current,
+            loaders.train,
+            epoch,
+            record.within,
+            options.checkpoint_steps,
+            lambda within, epoch=epoch: save(epoch - 1, within),
+        )
+        is_best = record.add(epoch, stats, *evaluate(current, loaders.val))
+        current.logger.info("Max accuracy: %.2f%%", record.max_accuracy)
+        save(epoch, is_best=is_best)
+        if saves:
+            record.write("running")
+    if saves:
+        record.write("complete")
+    current.logger.info("Training time %s", utils.clock_text(record.seconds))
+    for line in record.closing_lines():
+        current.logger.info(line)
+
+
+def evaluate(current, batches):
+    """Accuracy of the weights and of their average (None without one), logged."""
+    result = engine.evaluate(current, current.bare_model, batches)
+    current.logger.info("* Acc@1 %.3f Acc@5 %.3f loss %.3f", result["acc1"], result["acc5"], result["loss"])
+    current.logger.info("Accuracy of the network on the %d test images: %.1f%%", result["images"], result["acc1"])
+    if result["skipped"]:
+        current.logger.warning("skipped %d unreadable images", result["skipped"])
+    if current.ema.module is None:
+        return result, None
+    average = engine.evaluate(current, current.ema.module, batches)
+    current.logger.info("EMA: Acc@1 %.3f Acc@5 %.3f loss %.3f", average["acc1"], average["acc5"], average["loss"])
+    return result, average
+
+
+def main(argv=None):
+    """Run and return the exit status: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted."""
+    local_rank = os.environ.get("LOCAL_RANK", "0")
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        if error.one_rank or local_rank == "0":
+            report("error: %s" % error)
+        return 2
+    except RunError as error:
+        if local_rank == "0":
+            report("failed: %s" % error)
+        return 1
+    except KeyboardInterrupt:
+        if local_rank == "0":
+            report("interrupted; the same command goes on from the last checkpoint")
+        return 130
+    except Exception as error:
+        if lost_a_peer(error):
+            time.sleep(5)  # the launcher ends this process meanwhile; the rank that failed has told why
+        report(traceback.format_exc().rstrip())
+        return 1
+    return 0
+
+
+def report(text):
+    """One message on stderr, and in the log file where one is open."""
+    sys.stderr.write("main.py: %s\n" % text)
+    utils.append_to_log_file("main.py: %s" % text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

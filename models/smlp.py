@@ -1,0 +1,215 @@
+"""sMLPNet: image classification with a sparse MLP for token mixing (Tang et al., arXiv 2109.05422).
+
+Parameter names equal the published code's (microsoft/SPACH, models/smlp.py), the misspelt `proh_w` included, so that
+weights move in both directions.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from runtime.compat import DropPath, register_model
+
+TOKEN_LAYOUTS = ("permute", "reshape")
+
+
+class DepthwiseUnit(nn.Module):
+    """BatchNorm, GELU, 3x3 depthwise convolution: (B, C, H, W) -> (B, C, H, W)."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.conv_merge = nn.Module()
+        self.conv_merge.BN = nn.BatchNorm2d(dim)
+        self.conv_merge.Conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
+
+    def forward(self, x):
+        return self.conv_merge.Conv(functional.gelu(self.conv_merge.BN(x)))
+
+
+class SparseMLP(nn.Module):
+    """Mix the tokens of each row and of each column, and fuse both with the input (paper, section 3.2).
+
+    (B, C, S, S) -> (B, C, S, S). `token_layout` "permute" is the paper's function. "reshape" is what the Ascend port
+    computes with the same weights: it reads the buffer as (B, W, C, H) and (B, H, C, W) without moving an axis.
+    """
+
+    def __init__(self, side, dim, token_layout="permute"):
+        super().__init__()
+        self.BN = nn.BatchNorm2d(dim)
+        self.proj_h = nn.Conv2d(side, side, kernel_size=1)  # mixes along the last axis, whatever its name says
+        self.proh_w = nn.Conv2d(side, side, kernel_size=1)  # mixes along axis 2
+        self.fuse = nn.Conv2d(3 * dim, dim, kernel_size=1, bias=False)
+        self.mix = {"permute": self._mix_permuted, "reshape": self._mix_reshaped}[token_layout]
+
+    def forward(self, x):
+        x = functional.gelu(self.BN(x))
+        row_mixed, column_mixed = self.mix(x)
+        return self.fuse(torch.cat([x, row_mixed, column_mixed], dim=1))
+
+    def _mix_permuted(self, x):
+        """A 1x1 convolution over an axis is a product with its matrix: no permutation is needed."""
+        row_weight = self.proj_h.weight.flatten(1)
+        column_weight = self.proh_w.weight.flatten(1)
+        row_mixed = functional.linear(x, row_weight, self.proj_h.bias)
+        column_mixed = torch.matmul(column_weight, x) + self.proh_w.bias.unsqueeze(1)
+        return row_mixed, column_mixed
+
+    def _mix_reshaped(self, x):
+        batch, dim, height, width = x.shape
+        row_mixed = self.proj_h(x.reshape(batch, width, dim, height)).permute(0, 2, 3, 1)
+        column_mixed = self.proh_w(x.reshape(batch, height, dim, width)).permute(0, 2, 1, 3)
+        return row_mixed, column_mixed
+
+
+class FeedForward(nn.Module):
+    """Two linear layers over the last axis: (..., C) -> (..., C)."""
+
+    def __init__(self, dim, hidden_dim, drop_rate):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(drop_rate),
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(drop_rate),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class ChannelsLast(nn.Module):
+    """(B, C, H, W) -> (B, H, W, C)."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+class ChannelsFirst(nn.Module):
+    """(B, H, W, C) -> (B, C, H, W)."""
+
+    def forward(self, x):
+        return x.permute(0, 3, 1, 2)
+
+
+class sMLPNet(nn.Module):  # noqa: N801 - the published name
+    """Four stages of sparse-MLP blocks over (B, in_chans, image_size, image_size), giving (B, num_classes) logits.
+
+    `dim` is the first stage's width, doubled at each later stage; `depths` the blocks of each stage; `alpha` the
+    channel MLP's expansion. `drop_path_rate` is the last block's rate, rising linearly from 0. `num_classes=0`
+    leaves the pooled features (B, num_features). A size that the stages cannot halve is a ValueError, an unknown
+    keyword a TypeError.
+    """
+
+    def __init__(
+        self,
+        dim=80,
+        depths=(2, 8, 14, 2),
+        alpha=3,
+        patch_size=4,
+        image_size=224,
+        in_chans=3,
+        num_classes=1000,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        token_layout="permute",
+    ):
+        super().__init__()
+        sides = _stage_sides(image_size, patch_size, len(depths))
+        if token_layout not in TOKEN_LAYOUTS:
+            raise ValueError("token_layout %r: choose from %s" % (token_layout, ", ".join(TOKEN_LAYOUTS)))
+        self.depths = tuple(depths)
+        self.num_classes = num_classes
+        self.num_features = dim * 2 ** (len(depths) - 1)
+        self.to_patch_embedding = nn.ModuleList()
+        self.token_mix = nn.ModuleList()
+        self.channel_mix = nn.ModuleList()
+        self.drop_path = nn.ModuleList()
+        for stage, side in enumerate(sides):
+            width = dim * 2**stage
+            stride = patch_size if stage == 0 else 2
+            incoming = in_chans if stage == 0 else width // 2
+            self.to_patch_embedding.append(nn.Sequential(nn.Conv2d(incoming, width, stride, stride, bias=False)))
+            for _ in range(depths[stage]):
+                self._add_block(side, width, alpha, drop_rate, token_layout)
+        self._set_drop_path(drop_path_rate)
+        self.batch_norm = nn.BatchNorm2d(self.num_features)
+        self.mlp_head = nn.Sequential(self._make_classifier(num_classes))
+
+    def _add_block(self, side, dim, alpha, drop_rate, token_layout):
+        self.token_mix.append(nn.Sequential(DepthwiseUnit(dim), SparseMLP(side, dim, token_layout)))
+        self.channel_mix.append(
+            nn.Sequential(ChannelsLast(), nn.LayerNorm(dim), FeedForward(dim, alpha * dim, drop_rate), ChannelsFirst())
+        )
+
+    def _set_drop_path(self, last_rate):
+        """One rate a block, shared by its two branches, which draw independently."""
+        blocks = len(self.token_mix)
+        for block in range(blocks):
+            rate = last_rate * block / max(blocks - 1, 1)
+            self.drop_path.append(DropPath(rate) if rate else nn.Identity())
+
+    def _make_classifier(self, num_classes):
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self):
+        """The last layer: Linear, or Identity where there are no classes."""
+        return self.mlp_head[0]
+
+    def reset_classifier(self, num_classes):
+        """Replace the last layer by a fresh one of `num_classes` outputs."""
+        self.num_classes = num_classes
+        self.mlp_head[0] = self._make_classifier(num_classes)
+
+    def forward_features(self, x):
+        """(B, in_chans, S, S) -> (B, num_features, S / 32, S / 32), normalised."""
+        block = 0
+        for embedding, depth in zip(self.to_patch_embedding, self.depths):
+            x = embedding(x)
+            for _ in range(depth):
+                drop_path = self.drop_path[block]
+                x = x + drop_path(self.token_mix[block](x))
+                x = x + drop_path(self.channel_mix[block](x))
+                block += 1
+        return self.batch_norm(x)
+
+    def forward_head(self, x, pre_logits=False):
+        """Mean over the tokens, then the classifier unless `pre_logits`."""
+        x = x.mean(dim=(2, 3))
+        return x if pre_logits else self.mlp_head(x)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def _stage_sides(image_size, patch_size, stages):
+    """Tokens a side at each stage; ValueError where a stage would have to cut a token in half."""
+    divisor = patch_size * 2 ** (stages - 1)
+    if image_size < divisor or image_size % divisor:
+        raise ValueError("image_size %s is not a multiple of %d" % (image_size, divisor))
+    return [image_size // patch_size // 2**stage for stage in range(stages)]
+
+
+def _build(defaults, kwargs):
+    return sMLPNet(**dict(defaults, **kwargs))
+
+
+@register_model
+def smlpnet_tiny(**kwargs):
+    """sMLPNet-T: 24.1 M parameters, 5.0 GFLOPs at 224x224, 81.9 % on ImageNet (published)."""
+    return _build({"dim": 80, "depths": (2, 8, 14, 2), "drop_path_rate": 0.0}, kwargs)
+
+
+@register_model
+def smlpnet_small(**kwargs):
+    """sMLPNet-S: 48.6 M parameters, 10.3 GFLOPs at 224x224, 83.1 % on ImageNet (published)."""
+    return _build({"dim": 96, "depths": (2, 10, 24, 2), "drop_path_rate": 0.2}, kwargs)
+
+
+@register_model
+def smlpnet_base(**kwargs):
+    """sMLPNet-B: 65.9 M parameters, 14.0 GFLOPs at 224x224, 83.4 % on ImageNet (published)."""
+    return _build({"dim": 112, "depths": (2, 10, 24, 2), "drop_path_rate": 0.3}, kwargs)
+
+
+MODEL_NAMES = ("smlpnet_tiny", "smlpnet_small", "smlpnet_base")

@@ -1,0 +1,173 @@
+"""Precision: apex O1, native autocast, or plain float32, behind one object.
+
+Order of use: `prepare` (before DDP, and before any state is loaded), then for each step `autocast` and `step`.
+"""
+
+import contextlib
+import inspect
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from runtime.errors import UserError
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Precision:
+    """float32 throughout."""
+
+    name = "float32"
+    checkpoint_key = None
+
+    def prepare(self, model, optimizer):
+        """Adapt both before the model is distributed."""
+        return model, optimizer
+
+    def autocast(self):
+        """The context of a forward pass."""
+        return contextlib.nullcontext()
+
+    def step(self, loss, optimizer, parameters, clip_grad=None):
+        """One update from `loss`; `clip_grad` bounds the norm of the true (unscaled) gradients."""
+        optimizer.zero_grad()
+        loss.backward()
+        if clip_grad is not None:
+            clip_grad_norm_(parameters, clip_grad)
+        optimizer.step()
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+class NativePrecision(Precision):
+    """torch's autocast; for float16 with a loss scale as apex O1 has it (starts at 2**16, doubles after 2000 steps)."""
+
+    checkpoint_key = "scaler"
+
+    def __init__(self, device, dtype_name):
+        self.name = "native " + dtype_name
+        self.kind = device.kind
+        self.dtype = DTYPES[dtype_name]
+        self.scaler = _make_scaler(device.kind) if dtype_name == "float16" else None
+
+    def autocast(self):
+        if hasattr(torch, "autocast"):
+            return torch.autocast(self.kind, dtype=self.dtype)
+        return torch.cuda.amp.autocast()
+
+    def step(self, loss, optimizer, parameters, clip_grad=None):
+        if self.scaler is None:
+            super().step(loss, optimizer, parameters, clip_grad)
+            return
+        optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if clip_grad is not None:
+            self.scaler.unscale_(optimizer)
+            clip_grad_norm_(parameters, clip_grad)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state_dict(self):
+        return self.scaler.state_dict() if self.scaler else {}
+
+    def load_state_dict(self, state):
+        if self.scaler and state:
+            self.scaler.load_state_dict(state)
+
+
+class ApexPrecision(Precision):
+    """apex.amp at `opt_level`, NVIDIA's or Ascend's."""
+
+    checkpoint_key = "amp"
+
+    def __init__(self, device, opt_level):
+        self.name = "apex " + opt_level
+        self.kind = device.kind
+        self.opt_level = opt_level
+        self.amp = _apex_amp()
+
+    def prepare(self, model, optimizer):
+        options = {"opt_level": self.opt_level, "loss_scale": "dynamic"}
+        # Ascend's apex alone can combine the gradients into one buffer.
+        if self.kind == "npu" and "combine_grad" in inspect.signature(self.amp.initialize).parameters:
+            options["combine_grad"] = True
+        return self.amp.initialize(model, optimizer, **options)
+
+    def step(self, loss, optimizer, parameters, clip_grad=None):
+        optimizer.zero_grad()
+        with self.amp.scale_loss(loss, optimizer) as scaled_loss:
+            scaled_loss.backward()
+        if clip_grad is not None:
+            clip_grad_norm_(self.amp.master_params(optimizer), clip_grad)
+        optimizer.step()
+
+    def state_dict(self):
+        return self.amp.state_dict()
+
+    def load_state_dict(self, state):
+        if state:
+            self.amp.load_state_dict(state)
+
+
+def _make_scaler(kind):
+    options = {"init_scale": 2.0**16, "growth_interval": 2000}
+    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(kind, **options)
+    return torch.cuda.amp.GradScaler(**options)
+
+
+def _apex_amp():
+    """apex.amp, or None. PyPI's `apex` is an unrelated package, so only `apex.amp.initialize` counts."""
+    try:
+        from apex import amp
+    except Exception:
+        return None
+    return amp if hasattr(amp, "initialize") else None
+
+
+def _has_native(kind):
+    if hasattr(torch, "autocast"):
+        return True
+    return kind == "cuda" and hasattr(torch.cuda, "amp") and hasattr(torch.cuda.amp, "autocast")
+
+
+def select_precision(mode, device, dtype_name=None, opt_level="O1"):
+    """The Precision for `--amp mode` ("auto", "apex", "native" or "none") on `device`.
+
+    auto: apex where an NPU has it (on CUDA only without native autocast, on a CPU never), else native; on a CPU native
+    means bfloat16 where the processor has the instructions. UserError where what is asked for is not there.
+    """
+    if mode == "auto":
+        mode = _choose(device)
+    if mode == "apex":
+        if device.kind == "cpu":
+            raise UserError("--amp apex: apex computes on NPU and CUDA only; use --amp native or --amp none")
+        if _apex_amp() is None:
+            raise UserError(
+                "--amp apex: apex.amp cannot be imported (PyPI's package of that name is another one, and NVIDIA's "
+                "releases since 25.07 have no amp); use --amp native"
+            )
+        return ApexPrecision(device, opt_level)
+    if mode == "native":
+        if not _has_native(device.kind):
+            raise UserError("--amp native: torch %s has no autocast on %s" % (torch.__version__, device.kind))
+        dtype_name = dtype_name or ("bfloat16" if device.kind == "cpu" else "float16")
+        if device.kind == "cpu" and dtype_name != "bfloat16":
+            raise UserError("--amp-dtype %s: on a CPU autocast trains in bfloat16 only" % dtype_name)
+        if device.is_accelerator and dtype_name == "bfloat16" and not device.supports_bfloat16():
+            raise UserError("--amp-dtype bfloat16: %s does not support it; use float16" % device)
+        return NativePrecision(device, dtype_name)
+    return Precision()
+
+
+def _choose(device):
+    if device.kind == "cpu":
+        return "native" if _has_native("cpu") and device.supports_bfloat16() else "none"
+    apex_wanted = device.kind == "npu" or not _has_native(device.kind)
+    if apex_wanted and _apex_amp() is not None:
+        return "apex"
+    return "native" if _has_native(device.kind) else "none"

@@ -1,0 +1,116 @@
+"""What differs between torch 1.5 and 2.x, timm 0.4.5 and 1.x, Pillow and numpy versions, under one name each.
+
+Imports nothing else of this project, so that every other file may use it.
+"""
+
+import functools
+import inspect
+
+import numpy
+import timm.data
+import timm.data.auto_augment
+import timm.loss
+import timm.optim
+import timm.scheduler
+import torch
+
+try:  # timm >= 0.9
+    from timm.layers import DropPath
+    from timm.models import register_model as _register_model
+except ImportError:
+    from timm.models.layers import DropPath
+    from timm.models.registry import register_model as _register_model
+
+__all__ = [
+    "DropPath",
+    "LabelSmoothingCrossEntropy",
+    "Mixup",
+    "SoftTargetCrossEntropy",
+    "create_model",
+    "create_optimizer",
+    "create_scheduler",
+    "create_transform",
+    "inference_mode",
+    "register_model",
+    "release_versions",
+]
+
+LabelSmoothingCrossEntropy = timm.loss.LabelSmoothingCrossEntropy
+SoftTargetCrossEntropy = timm.loss.SoftTargetCrossEntropy
+create_model = timm.create_model
+create_optimizer = timm.optim.create_optimizer
+create_scheduler = timm.scheduler.create_scheduler
+inference_mode = getattr(torch, "inference_mode", torch.no_grad)
+
+# What timm hands to every model function, by version; none of it concerns a model without hosted weights.
+_TIMM_BOOKKEEPING = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
+
+def register_model(build):
+    """Register `build(**kwargs)` with timm under its own name; `pretrained=True` is refused, nothing is hosted."""
+
+    @functools.wraps(build)
+    def entry(pretrained=False, **kwargs):
+        if pretrained:
+            raise ValueError(
+                "%s has no hosted weights: build it with pretrained=False and load a checkpoint" % build.__name__
+            )
+        for name in _TIMM_BOOKKEEPING:
+            kwargs.pop(name, None)
+        return build(**kwargs)
+
+    return _register_model(entry)
+
+
+def create_transform(**kwargs):
+    """timm's create_transform, safe against Pillow 13's refusal of `posterize(bits=0)`."""
+    _allow_posterize_to_zero_bits()
+    return timm.data.create_transform(**kwargs)
+
+
+def _allow_posterize_to_zero_bits():
+    """Make 0 bits give black again: timm's increasing policy draws it, and Pillow < 13 computed it so."""
+    operations = timm.data.auto_augment.NAME_TO_OP
+    for name in ("Posterize", "PosterizeIncreasing", "PosterizeOriginal"):
+        if name in operations and not hasattr(operations[name], "zero_bits_are_black"):
+            operations[name] = _black_at_zero_bits(operations[name])
+
+
+def _black_at_zero_bits(posterize):
+    @functools.wraps(posterize)
+    def safe(image, bits, **kwargs):
+        if bits <= 0:
+            return image.point(lambda value: 0)
+        return posterize(image, bits, **kwargs)
+
+    safe.zero_bits_are_black = True
+    return safe
+
+
+class Mixup(timm.data.Mixup):
+    """timm's Mixup on any device (timm 0.4.5 builds its targets on CUDA, and uses a name that numpy removed)."""
+
+    def __call__(self, images, targets):
+        """Mix `images` (B, 3, H, W) in place and return them with soft targets (B, classes); B must be even."""
+        if not _MIXUP_NEEDS_A_DEVICE:
+            return super().__call__(images, targets)
+        if len(images) % 2:
+            raise ValueError("mixup needs an even batch, got %d images" % len(images))
+        mix = {"elem": self._mix_elem, "pair": self._mix_pair}.get(self.mode, self._mix_batch)
+        lam = mix(images)
+        return images, timm.data.mixup.mixup_target(
+            targets, self.num_classes, lam, self.label_smoothing, device=images.device
+        )
+
+
+_MIXUP_NEEDS_A_DEVICE = (
+    "device" in inspect.signature(timm.data.mixup.mixup_target).parameters
+    and inspect.signature(timm.data.mixup.mixup_target).parameters["device"].default == "cuda"
+)
+if _MIXUP_NEEDS_A_DEVICE and not hasattr(numpy, "bool"):
+    numpy.bool = bool
+
+
+def release_versions():
+    """The versions that decide what a run computes, as one line."""
+    return "torch %s, timm %s" % (torch.__version__, timm.__version__)

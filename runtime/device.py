@@ -1,0 +1,132 @@
+"""The device that a process computes on: npu, cuda or cpu behind one object."""
+
+import os
+import platform
+
+import torch
+
+from runtime.errors import UserError
+
+KINDS = ("npu", "cuda", "cpu")
+PROCESS_GROUP_BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
+
+
+class Device:
+    """One device of kind "npu", "cuda" or "cpu", the `index`-th of its kind on this machine."""
+
+    def __init__(self, kind, index=0):
+        self.kind = kind
+        self.backend = PROCESS_GROUP_BACKENDS[kind]
+        self.is_accelerator = kind != "cpu"
+        self.index = index if self.is_accelerator else None
+        self.torch_device = torch.device("%s:%d" % (kind, index)) if self.is_accelerator else torch.device("cpu")
+        if self.is_accelerator:
+            self._module.set_device(self.torch_device)
+
+    @property
+    def _module(self):
+        return getattr(torch, self.kind)
+
+    def __str__(self):
+        if self.is_accelerator:
+            return "%s (%s)" % (self.torch_device, _name_of(self._module, self.index))
+        return "cpu (%s, %d threads)" % (platform.machine(), torch.get_num_threads())
+
+    def synchronize(self):
+        """Wait until all queued work is done."""
+        if self.is_accelerator:
+            self._module.synchronize()
+
+    def seed(self, value):
+        """Set the device's own generator, from which dropout and drop path draw."""
+        if self.is_accelerator:
+            self._module.manual_seed(value)
+
+    def max_memory_mib(self):
+        """The largest memory that tensors held at once, in MiB; None on a CPU."""
+        return self._module.max_memory_allocated() / 2**20 if self.is_accelerator else None
+
+    def supports_bfloat16(self):
+        """Whether the hardware has bfloat16 instructions (on a CPU: without them autocast only costs time)."""
+        if self.kind == "cpu":
+            return cpu_has_bfloat16()
+        probe = getattr(self._module, "is_bf16_supported", None)
+        return bool(probe and probe())
+
+    def make_deterministic(self):
+        """Forbid kernels whose result depends on timing."""
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        if hasattr(torch, "use_deterministic_algorithms"):
+            torch.use_deterministic_algorithms(True)
+
+    def prefer_speed(self):
+        """Let the convolution library try its kernels and keep the fastest."""
+        torch.backends.cudnn.benchmark = True
+
+
+def _name_of(module, index):
+    return module.get_device_name(index) if hasattr(module, "get_device_name") else "unnamed"
+
+
+def select_device(requested, local_rank=0, local_world_size=1):
+    """The Device for `--device requested` ("auto", "npu", "cuda" or "cpu") in the process `local_rank` of this machine.
+
+    "auto" takes the first kind that works. UserError where the kind is missing or has fewer devices than processes.
+    """
+    candidates = KINDS if requested == "auto" else (requested,)
+    for kind in candidates:
+        missing = _what_is_missing(kind)
+        if missing is None:
+            break
+    else:
+        raise UserError("--device %s: %s" % (requested, missing))
+    if kind != "cpu":
+        count = getattr(torch, kind).device_count()
+        if local_world_size > count:
+            raise UserError(
+                "%d processes on a machine with %d %s device(s): start fewer (--nproc=%d in the test/*.sh wrappers)"
+                % (local_world_size, count, kind, count)
+            )
+    return Device(kind, local_rank)
+
+
+def _what_is_missing(kind):
+    """None where `kind` works, else what to install or repair."""
+    if kind == "cpu":
+        return None
+    if kind == "cuda":
+        if torch.cuda.is_available():
+            return None
+        if torch.backends.cuda.is_built() if hasattr(torch.backends, "cuda") else torch.version.cuda:
+            return "no CUDA device was found (is the NVIDIA driver installed? see nvidia-smi)"
+        return "this torch was built without CUDA: install a CUDA build"
+    return _what_npu_misses()
+
+
+def _what_npu_misses():
+    if not hasattr(torch, "npu"):  # Ascend's builds of torch 1.5, and torch >= 2.5 with torch_npu, have it by now
+        try:
+            import torch_npu  # noqa: F401 - registers torch.npu
+        except ModuleNotFoundError as error:
+            if error.name == "torch_npu":
+                return "the package torch_npu is not installed: install the release that matches torch %s" % (
+                    torch.__version__
+                )
+            return "torch_npu does not import: %s" % error
+        except (ImportError, OSError, RuntimeError) as error:
+            return "torch_npu does not import, is CANN installed and its set_env.sh sourced? (%s)" % error
+    if not torch.npu.is_available():
+        return "torch_npu finds no NPU: are the Ascend driver and firmware installed? see npu-smi info"
+    return None
+
+
+def cpu_has_bfloat16():
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or Arm's BF16 extension)."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            words = set(file.read().split())
+    except OSError:
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})

@@ -1,0 +1,151 @@
+"""Ranks: who this process is among the others, and what they do together."""
+
+import datetime
+import os
+import shutil
+import subprocess
+import warnings
+from collections import namedtuple
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from runtime.errors import UserError
+
+Launch = namedtuple("Launch", "rank world_size local_rank local_world_size")
+
+
+def read_launch(environ, local_rank=None):
+    """The Launch that torchrun, torch.distributed.launch, the wrappers or Slurm describe in `environ`.
+
+    `local_rank` is the option of the same name, which torch.distributed.launch passes instead of LOCAL_RANK.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        rank, world_size = _integer(environ, "RANK"), _integer(environ, "WORLD_SIZE")
+        if "LOCAL_RANK" in environ:
+            local_rank = _integer(environ, "LOCAL_RANK")
+        elif local_rank is None:
+            local_rank = rank
+        local_world_size = _integer(environ, "LOCAL_WORLD_SIZE", world_size)
+    elif _integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
+        rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
+        local_rank = _integer(environ, "SLURM_LOCALID", rank)
+        local_world_size = _integer(environ, "SLURM_NTASKS_PER_NODE", world_size)
+    else:
+        return Launch(0, 1, local_rank or 0, 1)
+    if not 0 <= rank < world_size:
+        raise UserError("the launcher's variables are wrong: rank %d of %d processes" % (rank, world_size))
+    return Launch(rank, world_size, local_rank, local_world_size)
+
+
+def _integer(environ, name, default=None):
+    value = environ.get(name, default)
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise UserError("the environment variable %s must be an integer, it is %r" % (name, value)) from None
+
+
+def _default_slurm_rendezvous(environ):
+    """Fill in MASTER_ADDR and MASTER_PORT, which Slurm does not set, so that all tasks of a job agree."""
+    if "SLURM_PROCID" not in environ or "RANK" in environ:
+        return
+    if "MASTER_ADDR" not in environ:
+        nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
+        environ["MASTER_ADDR"] = _first_host(nodes)
+    environ.setdefault("MASTER_PORT", str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000))
+
+
+def _first_host(nodes):
+    if nodes and shutil.which("scontrol"):
+        command = ["scontrol", "show", "hostnames", nodes]
+        listed = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - a list, no shell
+        if listed.returncode == 0 and listed.stdout:
+            return listed.stdout.decode().split()[0]
+    if not nodes or "[" in nodes:
+        return "127.0.0.1"
+    return nodes.split(",")[0]
+
+
+class Ranks:
+    """The processes of a run. With one process every collective is a no-op and no process group exists."""
+
+    def __init__(self, launch, device, dist_url="env://", timeout_s=1800):
+        self.rank, self.world_size = launch.rank, launch.world_size
+        self.local_rank, self.local_world_size = launch.local_rank, launch.local_world_size
+        self.device = device
+        self.is_main = self.rank == 0
+        if self.world_size > 1:
+            self._connect(dist_url, timeout_s)
+
+    def _connect(self, dist_url, timeout_s):
+        _default_slurm_rendezvous(os.environ)
+        if dist_url == "env://":
+            missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+            if missing:
+                raise UserError("%d processes, but %s is not set: start with torchrun" % (self.world_size, missing[0]))
+        distributed.init_process_group(
+            self.device.backend,
+            init_method=dist_url,
+            world_size=self.world_size,
+            rank=self.rank,
+            timeout=datetime.timedelta(seconds=timeout_s),
+        )
+
+    def sum_(self, tensor):
+        """Add up `tensor` over the ranks in place; int64 or float32, since HCCL reduces no float64."""
+        if self.world_size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag):
+        """Whether `flag` is true on any rank; all ranks must ask."""
+        if self.world_size == 1:
+            return bool(flag)
+        votes = torch.tensor([int(flag)], dtype=torch.int64, device=self.device.torch_device)
+        return bool(self.sum_(votes).item())
+
+    def barrier(self):
+        """Wait for all ranks."""
+        self.any(False)
+
+    def broadcast_buffers(self, module):
+        """Give every rank the first one's buffers (running statistics), one message for each dtype."""
+        if self.world_size == 1:
+            return
+        by_dtype = {}
+        for buffer in module.buffers():
+            by_dtype.setdefault(buffer.dtype, []).append(buffer)
+        for buffers in by_dtype.values():
+            flat = torch.cat([buffer.reshape(-1) for buffer in buffers]).to(self.device.torch_device)
+            distributed.broadcast(flat, 0)
+            for buffer, piece in zip(buffers, flat.split([buffer.numel() for buffer in buffers])):
+                buffer.copy_(piece.view_as(buffer))
+
+    def wrap(self, model):
+        """`model` with gradients averaged over the ranks."""
+        if self.world_size == 1:
+            return model
+        # DDP regroups its buckets after the first step, and with 3 or more ranks a sum depends on the grouping: a
+        # resumed run would differ from an uninterrupted one. Looking for unused parameters keeps the first grouping.
+        keep_buckets = self.world_size > 2
+        if keep_buckets:
+            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.is_accelerator else None,
+            find_unused_parameters=keep_buckets,
+        )
+
+    def close(self):
+        """Leave the process group."""
+        if self.world_size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def lost_a_peer(error):
+    """Whether `error` is what a collective raises when another rank has died: that rank tells the cause, not this."""
+    text = str(error)
+    signs = ("closed by peer", "Connection reset", "Broken pipe", "Socket Timeout", "NCCL", "HCCL", "Gloo", "gloo")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

@@ -1,0 +1,57 @@
+"""Exponential moving average of a model's weights."""
+
+import copy
+
+import torch
+
+
+class Ema:
+    """A copy of `model` whose weights follow it: ema = decay * ema + (1 - decay) * model after every step.
+
+    Floating-point buffers are averaged too, integer ones keep their first value (timm's ModelEma, which the reference
+    uses). `on_cpu` keeps the copy in host memory.
+    """
+
+    def __init__(self, model, decay, on_cpu=False):
+        self.decay = decay
+        self.module = copy.deepcopy(model).eval()
+        if on_cpu:
+            self.module.cpu()
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model):
+        """Follow one step of the bare (not distributed) `model`."""
+        averages, values = [], []
+        for average, value in zip(self.module.state_dict().values(), model.state_dict().values()):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value.detach().to(average.device))
+        if hasattr(torch, "_foreach_mul_"):
+            torch._foreach_mul_(averages, self.decay)
+            torch._foreach_add_(averages, values, alpha=1 - self.decay)
+            return
+        for average, value in zip(averages, values):
+            average.mul_(self.decay).add_(value, alpha=1 - self.decay)
+
+    def state_dict(self):
+        return self.module.state_dict()
+
+    def load_state_dict(self, state):
+        self.module.load_state_dict(state)
+
+
+class NoEma:
+    """Stands in where no average is kept."""
+
+    module = None
+
+    def update(self, model):
+        pass
+
+    def state_dict(self):
+        return None
+
+    def load_state_dict(self, state):
+        pass

@@ -1,0 +1,109 @@
+# Shared by the wrappers, which source it: reads their options, starts main.py, and reports.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python3}
+output=$root/test/output/0
+data_path=""
+resume=""
+passed=() # options for main.py, the wrapper's own first, so that the user's win
+
+# read_options PROCESSES "$@": sets processes, output, data_path, resume and passed from the user's options.
+read_options() {
+    processes=$1
+    shift
+    while [ $# -gt 0 ]; do
+        local name=${1%%=*} value=""
+        case $name in
+            --data_path | --data-path | --resume | --nproc | --output_dir | --output-dir)
+                if [ "$name" != "$1" ]; then
+                    value=${1#*=}
+                elif [ $# -gt 1 ]; then
+                    value=$2
+                    shift
+                fi
+                ;;
+        esac
+        case $name in
+            --data_path | --data-path) data_path=$value ;;
+            --resume) resume=$value ;;
+            --nproc) processes=$value ;;
+            --output_dir | --output-dir) output=$value ;;
+            *) passed+=("$1") ;;
+        esac
+        shift
+    done
+    if [ -z "$data_path" ]; then
+        echo "[Error] para \"data_path\" must be confing: name the data set's folder by --data_path=DIR" >&2
+        exit 1
+    fi
+    case $processes in
+        '' | *[!0-9]* | 0)
+            echo "[Error] --nproc must be a positive number, got '$processes'" >&2
+            exit 2
+            ;;
+    esac
+    passed+=("--data-path=$data_path" "--output-dir=$output")
+    if [ -n "$resume" ]; then passed+=("--resume=$resume"); fi
+}
+
+# prepare_environment: Ascend's settings where an NPU is meant, and a check that the packages are there.
+prepare_environment() {
+    if [ "${etp_running_flag:-}" != true ] && npu_is_meant; then
+        # shellcheck source=test/env_npu.sh
+        . "$root/test/env_npu.sh"
+    fi
+    if ! "$python" -c 'import torch, torchvision, timm, yaml, tqdm' 2>/dev/null; then
+        echo "[Error] $python lacks torch, torchvision, timm, pyyaml or tqdm: run $python -m pip install -r" \
+            "$root/requirements.txt (1.5_ and 1.8_requirements.txt for those torch versions)" >&2
+        exit 1
+    fi
+}
+
+# npu_is_meant: whether the options ask for an NPU, or leave the device open on a machine that has one.
+npu_is_meant() {
+    local words=" ${passed[*]} "
+    case $words in
+        *" --npu "* | *" --device npu "* | *" --device=npu "*) return 0 ;;
+        *" --device "* | *" --device="*) return 1 ;;
+    esac
+    [ -e /dev/davinci_manager ]
+}
+
+# start_main OPTION...: run main.py as $processes processes; ends the wrapper with its exit status if that is not 0.
+start_main() {
+    local status=0
+    "$python" "$root/tools/launch.py" --nproc "$processes" "$root/main.py" \
+        --config="$root/configs/smlpnet_tiny_ascend.yaml" "$@" "${passed[@]}" || status=$?
+    if [ "$status" -ne 0 ]; then
+        echo "[Error] main.py ended with exit status $status" >&2
+        exit "$status"
+    fi
+}
+
+# report RESULT SUFFIX: print the final result and write the case's log.
+report() {
+    "$python" "$root/tools/case_log.py" --result "$1" --folder "$output" --suffix "$2" --seconds "$SECONDS"
+}
+
+# train SUFFIX OPTION...: one training case from start to report.
+train() {
+    local suffix=$1
+    shift
+    prepare_environment
+    start_main "$@"
+    report "$output/summary.json" "$suffix"
+}
+
+# evaluate: one evaluation case; its result passes through a file outside the output folder.
+evaluate() {
+    if [ -z "$resume" ]; then
+        echo "[Error] --resume is missing: name the checkpoint, or the folder that holds it, by --resume=PATH" >&2
+        exit 1
+    fi
+    prepare_environment
+    result=$(mktemp)
+    trap 'rm -f "$result"' EXIT
+    start_main --eval --eval-json="$result"
+    report "$result" eval
+}

@@ -1,0 +1,78 @@
+"""The golden numbers' recipe: weights and inputs drawn from numpy by name, so that no file of weights is needed."""
+
+import hashlib
+import json
+import math
+import os
+import zlib
+
+import numpy
+import torch
+
+GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
+
+
+def golden(name):
+    """The contents of test/golden/<name>.json."""
+    with open(os.path.join(GOLDEN, name + ".json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def generator(name):
+    """The numpy generator of the array called `name`."""
+    return numpy.random.Generator(numpy.random.PCG64(zlib.crc32(name.encode())))
+
+
+def normal(name, shape):
+    """A float32 tensor of standard normals, drawn in float64."""
+    return torch.from_numpy(generator(name).standard_normal(tuple(shape)).astype(numpy.float32))
+
+
+def batch(index):
+    """The trajectory's batch: images (8, 3, 32, 32) and targets (8,)."""
+    source = generator("batch%d" % index)
+    images = source.standard_normal((8, 3, 32, 32)).astype(numpy.float32)
+    return torch.from_numpy(images), torch.from_numpy(source.integers(0, 10, size=8))
+
+
+def _values(name, shape):
+    last = name.split(".")[-1]
+    source = generator(name)
+    if last == "running_var":
+        return 0.5 + source.random(shape)
+    draws = source.standard_normal(shape)
+    if last == "running_mean" or last.startswith("gamma_"):
+        return 0.1 * draws
+    if last == "bias":
+        return 0.02 * draws
+    if last == "weight" and len(shape) == 1:
+        return 1 + 0.1 * draws
+    return draws * (1 / math.sqrt(numpy.prod(shape[1:])))
+
+
+def fill(model):
+    """Give `model` the recipe's weights and return it in evaluation mode."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            values = _values(name, tuple(tensor.shape)).astype(numpy.float32)
+            state[name] = torch.from_numpy(numpy.array(values))
+        else:
+            state[name] = torch.zeros_like(tensor)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def weights_sha256(model):
+    """The digest of every floating-point entry's bytes, in order."""
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            digest.update(tensor.numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
+def names_shapes_sha256(model):
+    """The digest of the state_dict's names and shapes, in order."""
+    rows = ["%s:%s" % (name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()

@@ -1,0 +1,246 @@
+"""Folders, transforms and loaders."""
+
+import os
+import random
+import types
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from recipe import golden
+
+import args as options_module
+import datasets
+from runtime.compat import create_transform
+from runtime.device import Device
+from runtime.errors import UserError
+
+EVAL_CASES = golden("components")["eval_transform"]["cases"]
+ONE_RANK = types.SimpleNamespace(rank=0, world_size=1, local_world_size=1, device=Device("cpu"))
+
+
+def options(*words):
+    return options_module.parse(["--data-path=unused", "--num-workers=0"] + list(words))
+
+
+def test_picture(width, height):
+    """The golden cases' picture: integers from the position alone."""
+    x, y = numpy.meshgrid(numpy.arange(width), numpy.arange(height))
+    channels = [(3 * x + 5 * y) % 256, (x * y // 7 + 40) % 256, (x * x // 50 + 2 * y) % 256]
+    return Image.fromarray(numpy.stack(channels, axis=2).astype(numpy.uint8))
+
+
+test_picture.__test__ = False
+
+
+@pytest.mark.parametrize("case", EVAL_CASES, ids=lambda case: "%s at %d" % (case["image_wh"], case["input_size"]))
+def test_eval_transform(case):
+    size = case["input_size"]
+    tensor = datasets.build_transform(False, options("--input-size=%d" % size))(test_picture(*case["image_wh"]))
+    assert tensor.shape == (3, size, size)
+    if size <= 32 and case["image_wh"] != [size, size]:
+        return  # the reference keeps the picture's size there, which no model takes
+    assert tensor.double().mean().item() == pytest.approx(case["mean"], abs=1e-6)
+    numpy.testing.assert_allclose(tensor.flatten()[:8], case["first8"], rtol=0, atol=1e-5)
+    numpy.testing.assert_allclose(tensor.flatten()[-4:], case["last4"], rtol=0, atol=1e-5)
+
+
+def kinds(transform):
+    return [type(step).__name__ for step in transform.transforms]
+
+
+def test_train_transform_is_the_reference_s():
+    transform = datasets.build_transform(True, options())
+    names = kinds(transform)
+    assert names[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "RandAugment"]
+    assert names[-2:] == ["Normalize", "RandomErasing"]
+    want = golden("components")["train_transform_repr"]["details_224"]
+    augment, erasing = transform.transforms[2], transform.transforms[-1]
+    assert augment.num_layers == want["randaugment_num_layers"]
+    for operation, row in zip(augment.ops, want["randaugment_ops"]):
+        assert operation.aug_fn.__name__ == row["aug_fn"]
+        assert [operation.prob, operation.magnitude, operation.magnitude_std] == [
+            row["prob"],
+            row["magnitude"],
+            row["magnitude_std"],
+        ]
+    for name in ("probability", "min_area", "max_area", "min_count", "max_count", "per_pixel"):
+        assert getattr(erasing, name) == want["random_erasing"][name]
+
+
+def test_small_pictures_are_padded_not_resized():
+    transform = datasets.build_transform(True, options("--input-size=32"))
+    assert kinds(transform)[:2] == ["UnlessSized", "RandomCrop"]
+    assert transform.transforms[1].padding == 4
+    assert transform(test_picture(32, 32)).shape == (3, 32, 32)
+    assert transform(test_picture(90, 50)).shape == (3, 32, 32)
+
+
+def test_augmentation_options_reach_the_transform():
+    assert "ColorJitter" in kinds(datasets.build_transform(True, options("--aa=")))
+    assert "RandomErasing" not in kinds(datasets.build_transform(True, options("--reprob=0")))
+    assert "RandomHorizontalFlip" not in kinds(datasets.build_transform(True, options("--hflip=0")))
+    erasing = datasets.build_transform(True, options("--remode=const", "--recount=3")).transforms[-1]
+    assert (erasing.max_count, erasing.per_pixel) == (3, False)
+
+
+def test_posterize_to_nothing_is_black():
+    """The default policy reaches 0 bits, which Pillow 13 refuses."""
+    transform = create_transform(input_size=32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1")
+    operations = next(step for step in transform.transforms if hasattr(step, "ops")).ops
+    posterize = next(operation for operation in operations if operation.aug_fn.__name__ == "posterize")
+    posterize.prob, posterize.magnitude, posterize.magnitude_std = 1.0, 10, 0
+    assert numpy.asarray(posterize(test_picture(32, 32))).max() == 0
+    posterize.magnitude = 0
+    assert numpy.asarray(posterize(test_picture(32, 32))).max() > 0
+
+
+def make_folder(root, train=(("a", 3), ("b", 3)), val=(("a", 1), ("b", 2)), side=32):
+    for part, classes in (("train", train), ("val", val)):
+        for name, count in classes:
+            folder = os.path.join(str(root), part, name)
+            os.makedirs(folder)
+            for number in range(count):
+                test_picture(side + number, side).save(os.path.join(folder, "%d.png" % number))
+    return str(root)
+
+
+def load(root, *words):
+    words = ("--data-path=" + root, "--input-size=32", "--batch-size=2", "--no-repeated-aug", "--num-workers=0") + words
+    return datasets.build_loaders(options_module.parse(list(words)), ONE_RANK)
+
+
+def test_folder_becomes_batches(tmp_path):
+    loaders = load(make_folder(tmp_path))
+    assert loaders.classes == ["a", "b"]
+    assert (loaders.train.image_count, loaders.val.image_count) == (6, 3)
+    batches = list(loaders.train.epoch(0))
+    assert [images.shape for images, _ in batches] == [(2, 3, 32, 32)] * 3
+    assert sorted(sum((targets.tolist() for _, targets in batches), [])) == [0, 0, 0, 1, 1, 1]
+    assert sum((targets.tolist() for _, targets in loaders.val), []) == [0, 1, 1]
+
+
+def test_order_is_image_folder_s(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    root = make_folder(tmp_path)
+    os.makedirs(os.path.join(root, "train", "a", "deep", "er"))
+    test_picture(8, 8).save(os.path.join(root, "train", "a", "deep", "er", "x.JPEG"))
+    with open(os.path.join(root, "train", "a", "notes.txt"), "w") as file:
+        file.write("not an image")
+    train = os.path.join(root, "train")
+    assert datasets.list_images(train, datasets.list_classes(train)) == ImageFolder(train).samples
+
+
+def test_a_class_that_val_lacks_keeps_its_number(tmp_path):
+    loaders = load(make_folder(tmp_path, val=(("b", 2),)))
+    assert sum((targets.tolist() for _, targets in loaders.val), []) == [1, 1]
+
+
+def test_same_epoch_same_pixels_whatever_ran_before(tmp_path):
+    root = make_folder(tmp_path)
+    first = [images.clone() for images, _ in load(root).train.epoch(3)]
+    loaders = load(root)
+    list(loaders.train.epoch(0))
+    random.seed(99)
+    torch.manual_seed(99)
+    later = list(loaders.train.epoch(3, first_step=1))
+    assert all(torch.equal(images, want) for (images, _), want in zip(later, first[1:]))
+    assert not torch.equal(next(loaders.train.epoch(4))[0], first[0])
+
+
+def test_two_workers_give_the_same_pixels(tmp_path):
+    root = make_folder(tmp_path)
+    alone = [images for images, _ in load(root).train.epoch(1)]
+    words = ["--data-path=" + root, "--input-size=32", "--batch-size=2", "--no-repeated-aug", "--num-workers=2"]
+    loaders = datasets.build_loaders(options_module.parse(words), ONE_RANK)
+    assert all(torch.equal(images, want) for (images, _), want in zip(loaders.train.epoch(1), alone))
+
+
+def test_data_set_smaller_than_a_batch(tmp_path):
+    loaders = load(make_folder(tmp_path), "--batch-size=112")
+    assert len(loaders.train) == 1 and loaders.train.batch_size == 6
+
+
+def test_too_few_images_for_the_processes(tmp_path):
+    ranks = types.SimpleNamespace(rank=0, world_size=8, local_world_size=8, device=Device("cpu"))
+    words = ["--data-path=" + make_folder(tmp_path), "--input-size=32", "--num-workers=0"]
+    with pytest.raises(UserError, match="too few for 8 processes"):
+        datasets.build_loaders(options_module.parse(words), ranks)
+
+
+def remove_train(root):
+    os.rename(os.path.join(root, "train"), os.path.join(root, "training"))
+
+
+def remove_val(root):
+    os.rename(os.path.join(root, "val"), os.path.join(root, "validation"))
+
+
+def empty_a_class(root):
+    os.makedirs(os.path.join(root, "train", "empty"))
+
+
+def add_a_stranger(root):
+    make_folder(os.path.join(root, "more"), train=(), val=(("z", 1),))
+    os.rename(os.path.join(root, "more", "val", "z"), os.path.join(root, "val", "z"))
+
+
+def empty_val(root):
+    for name in ("a", "b"):
+        for file in os.listdir(os.path.join(root, "val", name)):
+            os.unlink(os.path.join(root, "val", name, file))
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (remove_train, "no folder train/"),
+        (remove_val, "no folder val/"),
+        (empty_a_class, "empty holds no images"),
+        (add_a_stranger, "'z' is not among"),
+        (empty_val, "val holds no images"),
+    ],
+)
+def test_damaged_folders(tmp_path, damage, message):
+    root = make_folder(tmp_path)
+    damage(root)
+    with pytest.raises(UserError, match=message):
+        load(root)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="--data-path .*nowhere: no such folder"):
+        load(str(tmp_path / "nowhere"))
+
+
+def spoil(root, part="train"):
+    path = os.path.join(root, part, "a", "1.png" if part == "train" else "0.png")
+    with open(path, "wb") as file:
+        file.write(b"this is no picture")
+    return path
+
+
+def test_unreadable_image_is_named(tmp_path):
+    root = make_folder(tmp_path)
+    path = spoil(root)
+    with pytest.raises(UserError, match="unreadable image: .*1.png.*--skip-bad-images") as caught:
+        list(load(root).train.epoch(0))
+    assert path in str(caught.value) and caught.value.one_rank
+
+
+def test_unreadable_image_is_replaced_and_counted(tmp_path):
+    root = make_folder(tmp_path)
+    spoil(root)
+    train = load(root, "--skip-bad-images").train
+    assert [len(images) for images, _ in train.epoch(0)] == [2, 2, 2]
+    assert train.skipped == 1
+
+
+def test_unreadable_image_is_left_out_of_evaluation(tmp_path):
+    root = make_folder(tmp_path)
+    spoil(root, "val")
+    val = load(root, "--skip-bad-images").val
+    assert sum(len(images) for images, _ in val) == 2
+    assert val.skipped == 1

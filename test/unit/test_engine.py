@@ -1,0 +1,329 @@
+"""The loops: what they count, log, refuse, and that a stopped run goes on to the same bits."""
+
+import json
+import logging
+import os
+import re
+import types
+
+import pytest
+import torch
+from recipe import golden
+from test_datasets import make_folder
+
+import build
+import engine
+import main
+import utils
+from runtime import checkpoint
+from runtime.amp import Precision
+from runtime.compat import create_model
+from runtime.device import Device
+from runtime.distributed import Launch, Ranks
+from runtime.errors import RunError, UserError
+
+CPU = Device("cpu")
+SMALL = {"dim": 16, "depths": (1, 1, 2, 1)}
+
+
+class Clock:
+    """Advances a quarter of a second at every look, as the golden log lines assume."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 0.25
+        return self.now
+
+
+def progress_lines(caplog, steps, device=CPU):
+    caplog.set_level(logging.INFO)
+    progress = utils.Progress("Epoch: [0]", steps, device, logging.getLogger("x"), clock=Clock())
+    for step, _ in progress.watch(range(steps)):
+        progress.add(torch.tensor(7 - 0.01 * step), 112, 1e-6)
+    speed = progress.log_summary(112, 2)
+    return [record.getMessage() for record in caplog.records], speed, progress
+
+
+def test_progress_lines_are_the_reference_s(caplog):
+    got, speed, progress = progress_lines(caplog, 23)
+    want = golden("components")["logging_and_fps"]["sample_ascend_batch_112"]
+    assert got[:4] == want[:4]  # the four progress lines
+    assert re.fullmatch(r"Epoch: \[0\] Total time: 0:00:1\d \(0\.\d{4} s / it\)", got[4])
+    assert got[5] == "iters num: 23, batch_size: 112, world_size: 2"
+    assert got[6].startswith("Epoch: [0] FPS: %s (" % speed)
+    assert got[7] == want[7]  # Averaged stats
+    assert speed == pytest.approx(20 * 112 * 2 / progress.timed_seconds)  # 3 steps are not timed and not counted
+    assert progress.timed_seconds < progress.seconds - 3 * 0.5
+
+
+def test_short_epochs_are_timed_whole(caplog):
+    _, speed, progress = progress_lines(caplog, 2)
+    assert progress.timed_seconds == progress.seconds
+    assert speed == pytest.approx(2 * 112 * 2 / progress.seconds)
+
+
+def test_memory_is_shown_where_there_is_a_device(caplog):
+    device = types.SimpleNamespace(synchronize=lambda: None, max_memory_mib=lambda: 1234.5)
+    assert progress_lines(caplog, 2, device)[0][0].endswith("  max mem: 1234")
+
+
+def run_of(model, **changes):
+    parts = {
+        "device": CPU,
+        "ranks": Ranks(Launch(0, 1, 0, 1), CPU),
+        "model": model,
+        "bare_model": model,
+        "precision": Precision(),
+        "logger": logging.getLogger("test"),
+        "seed": 0,
+    }
+    parts.update(changes)
+    names = ("ema", "criterion", "optimizer", "learning_rate", "mixup", "clip_grad")
+    return engine.Run(**dict({name: None for name in names}, **parts))
+
+
+class Batches(list):
+    """A list of batches with what the loops ask of a loader."""
+
+    is_sharded, skipped, batch_size = True, 0, 4
+
+
+def test_evaluation_counts_every_image_once():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 7))
+    images, targets = torch.randn(10, 3, 2, 2), torch.randint(0, 7, (10,))
+    logits = model(images)
+    top5 = logits.topk(5).indices.eq(targets[:, None]).any(1).sum().item()
+    for size in (1, 3, 4, 10):
+        batches = Batches(zip(images.split(size), targets.split(size)))
+        result = engine.evaluate(run_of(model), model, batches)
+        assert result["images"] == 10
+        assert result["acc1"] == pytest.approx(10.0 * logits.argmax(1).eq(targets).sum().item())
+        assert result["acc5"] == pytest.approx(10.0 * top5)
+        assert result["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
+
+
+def test_evaluation_with_fewer_than_five_classes():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    result = engine.evaluate(run_of(model), model, Batches([(torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))]))
+    assert result["acc5"] == 100.0
+
+
+def test_a_loss_that_is_not_finite_is_said():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    torch.nn.init.constant_(model[1].bias, float("nan"))
+    result = engine.evaluate(run_of(model), model, Batches([(torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))]))
+    assert result["loss"] != result["loss"]
+    with pytest.raises(RunError, match="not finite .* at epoch 2, step 5"):
+        engine._stop_unless_finite(run_of(model), float("nan"), 2, 5)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """main.main on a small network and folder: small(*options) -> exit status."""
+    monkeypatch.setattr(build, "create_model", lambda name, **options: create_model(name, **dict(SMALL, **options)))
+    data = make_folder(tmp_path / "data", train=(("a", 6), ("b", 6)), val=(("a", 2), ("b", 3)))
+    base = ["--data-path=" + data, "--input-size=32", "--batch-size=4", "--no-repeated-aug", "--num-workers=0"]
+    base += ["--device=cpu", "--amp=none", "--drop=0.1", "--drop-path=0.1", "--lr=0.1", "--warmup-epochs=1"]
+    return lambda *words: main.main(base + ["--epochs=3", "--model-ema-decay=0.9"] + list(words))
+
+
+def weights(folder, name=checkpoint.LATEST):
+    loaded = checkpoint.load(os.path.join(str(folder), name))
+    return {part: loaded[part] for part in ("model", "model_ema")}
+
+
+def assert_equal_weights(got, want):
+    for part in want:
+        assert list(got[part]) == list(want[part])
+        for name in want[part]:
+            assert torch.equal(got[part][name], want[part][name]), (part, name)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 7, 8])
+def test_a_stopped_run_goes_on_to_the_same_bits(small, monkeypatch, tmp_path, stop_at):
+    """9 steps in 3 epochs; the run is cut off inside its `stop_at`-th step and started again."""
+    assert small("--output-dir=%s" % (tmp_path / "whole")) == 0
+    words = ["--output-dir=%s" % (tmp_path / "cut"), "--checkpoint-steps=1"]
+    steps = [0]
+    step = Precision.step
+
+    def counted(*arguments):
+        steps[0] += 1
+        if steps[0] == stop_at + 1:
+            raise Stop
+        step(*arguments)
+
+    monkeypatch.setattr(Precision, "step", counted)
+    assert small(*words) == 1
+    monkeypatch.setattr(Precision, "step", step)
+    torch.manual_seed(12345)
+    assert small(*words) == 0
+    assert_equal_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    rows = [json.loads(line) for line in (tmp_path / "cut" / "log.txt").read_text().splitlines()]
+    whole = [json.loads(line) for line in (tmp_path / "whole" / "log.txt").read_text().splitlines()]
+    for row, want in zip(rows, whole):
+        for key in ("epoch", "train_loss", "train_lr", "test_acc1", "test_loss", "ema_acc1"):
+            assert row[key] == pytest.approx(want[key], rel=1e-6), key
+    assert len(rows) == 3
+
+
+def test_what_a_run_leaves_behind(small, tmp_path):
+    out = tmp_path / "out"
+    assert small("--output-dir=%s" % out) == 0
+    names = {"checkpoint.pth", "checkpoint.previous.pth", "best.pth", "train_0.log", "log.txt", "summary.json"}
+    assert set(os.listdir(str(out))) == names | {"config.yaml", ".lock"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert sorted(summary) == sorted(
+        ["model", "device", "precision", "world_size", "batch_size", "train_images", "val_images", "classes", "epochs"]
+        + ["status", "epochs_done", "max_accuracy", "best_epoch", "test_acc1", "test_acc5", "test_loss", "ema_acc1"]
+        + ["train_loss", "min_train_loss", "images_per_second", "training_seconds", "checkpoint", "best"]
+    )
+    assert (summary["status"], summary["epochs_done"], summary["val_images"]) == ("complete", 3, 5)
+    log = (out / "train_0.log").read_text()
+    for pattern in (
+        r"\* Acc@1 \d+\.\d{3} Acc@5 100\.000 loss \d+\.\d{3}",
+        r"Accuracy of the network on the 5 test images: \d+\.\d%",
+        r"Max accuracy: \d+\.\d\d%",
+        r"Epoch: \[2\] FPS: \d+",
+        r"Training time 0:00:\d\d",
+        r"global batch +4 \(4 a process\)",
+        r"classes +2\n",
+        r"Weights: .*best.pth",
+    ):
+        assert re.search(pattern, log), pattern
+    loaded = checkpoint.load(str(out / "checkpoint.pth"))
+    assert loaded["classes"] == ["a", "b"] and loaded["epoch"] == 2 and loaded["args"]["lr"] == 0.1
+    assert loaded["max_accuracy"] == summary["max_accuracy"]
+
+
+def test_a_finished_run_is_left_as_it_is(small, tmp_path, capsys):
+    words = ["--output-dir=%s" % (tmp_path / "out")]
+    assert small(*words) == 0
+    before = weights(tmp_path / "out")
+    assert small(*words) == 0
+    assert_equal_weights(weights(tmp_path / "out"), before)
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["status"] == "complete"
+    assert len((tmp_path / "out" / "log.txt").read_text().splitlines()) == 3
+
+
+def test_config_of_a_run_reproduces_it(small, tmp_path):
+    assert small("--output-dir=%s" % (tmp_path / "a"), "--seed=7") == 0
+    assert main.main(["--config=%s" % (tmp_path / "a" / "config.yaml"), "--output-dir=%s" % (tmp_path / "b")]) == 0
+    assert_equal_weights(weights(tmp_path / "b"), weights(tmp_path / "a"))
+
+
+def test_best_accuracy_survives_a_resume(small, tmp_path):
+    assert small("--output-dir=%s" % (tmp_path / "out")) == 0
+    path = str(tmp_path / "out" / "checkpoint.pth")
+    loaded = checkpoint.load(path)
+    loaded["max_accuracy"], loaded["best_epoch"] = 100.0, 1
+    torch.save(loaded, path)
+    best = (tmp_path / "out" / "best.pth").read_bytes()
+    assert small("--output-dir=%s" % (tmp_path / "out"), "--epochs=4") == 0
+    assert (tmp_path / "out" / "best.pth").read_bytes() == best
+
+
+def test_evaluation_adds_a_log_and_nothing_else(small, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert small("--output-dir=%s" % out) == 0
+    stamps = {name: os.stat(str(out / name)).st_mtime_ns for name in os.listdir(str(out))}
+    best = checkpoint.load(str(out / "best.pth"))
+    assert small("--output-dir=%s" % out, "--eval", "--resume=%s" % out, "--eval-json=%s" % (tmp_path / "e")) == 0
+    after = {name: os.stat(str(out / name)).st_mtime_ns for name in os.listdir(str(out))}
+    assert after.pop("eval_0.log") and after == stamps
+    result = json.loads((tmp_path / "e").read_text())
+    assert result["acc1"] == best["max_accuracy"] and result["images"] == 5
+
+
+def test_evaluation_of_an_authors_checkpoint(small, tmp_path):
+    assert small("--output-dir=%s" % (tmp_path / "out")) == 0
+    import argparse
+
+    model = weights(tmp_path / "out")["model"]
+    path = str(tmp_path / "authors.pth")
+    torch.save({"model": model, "args": argparse.Namespace(model="smlpnet_tiny"), "epoch": 299}, path)
+    assert small("--eval", "--resume=" + path) == 0
+
+
+def test_token_layout_comes_from_the_checkpoint(small, tmp_path):
+    words = ["--eval", "--resume=%s" % (tmp_path / "out"), "--eval-json=%s" % (tmp_path / "e")]
+    assert small("--output-dir=%s" % (tmp_path / "out"), "--token-layout=reshape") == 0
+    losses = []
+    for more in ([], ["--token-layout=reshape"], ["--token-layout=permute"]):
+        assert small(*(words + more)) == 0
+        losses.append(json.loads((tmp_path / "e").read_text())["loss"])
+    assert losses[0] == losses[1]
+
+
+def test_throughput(small, capsys):
+    assert small("--throughput") == 0
+    assert re.search(r"throughput averaged with 30 times", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--model=resnet50"], "--model resnet50 is unknown"),
+        (["--input-size=100"], "--input-size 100: image_size 100 is not a multiple of 32"),
+        (["--batch-size=0"], "--batch-size: must be at least 1"),
+        (["--batch-size=3"], "must be even"),
+        (["--npu"], "--device npu: "),
+        (["--opt=nonsense"], "--opt nonsense"),
+        (["--sched=nonsense"], "--sched nonsense"),
+        (["--data-path=/nowhere"], "--data-path /nowhere: no such folder"),
+        (["--resume=/nowhere"], "--resume /nowhere: no such file"),
+        (["--eval"], "--eval needs --resume"),
+        (["--output-dir=/proc/none/here"], "--output-dir /proc/none/here cannot be created"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(small, capsys, words, message):
+    assert small(*words) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and len(errors.splitlines()) == 1
+
+
+def test_checkpoints_of_something_else(small, tmp_path, capsys):
+    assert small("--output-dir=%s" % (tmp_path / "out")) == 0
+    path = tmp_path / "out" / "checkpoint.pth"
+    capsys.readouterr()
+    for words, message in (
+        (["--model=smlpnet_small"], "was made with --model smlpnet_tiny, not smlpnet_small"),
+        (["--input-size=64"], "was made with --input-size 32, not 64"),
+    ):
+        assert small("--eval", "--resume=%s" % path, *words) == 2
+        assert message in capsys.readouterr().err
+    path.write_text("not a checkpoint")
+    assert small("--eval", "--resume=%s" % path) == 2
+    assert "is not a readable checkpoint" in capsys.readouterr().err
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(small, tmp_path, capsys, monkeypatch):
+    words = ["--output-dir=%s" % (tmp_path / "out"), "--checkpoint-steps=1"]
+    good = engine.Run.mix
+
+    def poisoned(run, images, targets):
+        return good(run, images * float("nan"), targets) if run.optimizer.state else good(run, images, targets)
+
+    monkeypatch.setattr(engine.Run, "mix", poisoned)
+    assert small(*words) == 1
+    assert "the loss is not finite" in capsys.readouterr().err
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "out")["model"].values())
+
+
+def test_bad_image_ends_a_run(small, tmp_path, capsys):
+    (tmp_path / "data" / "val" / "a" / "0.png").write_bytes(b"broken")
+    assert small() == 2
+    assert "unreadable image: " in capsys.readouterr().err
+    assert small("--skip-bad-images", "--output-dir=%s" % (tmp_path / "out")) == 0
+    assert "skipped 1 unreadable images" in (tmp_path / "out" / "train_0.log").read_text()
+
+
+def test_user_error_names_one_rank():
+    assert UserError("x", one_rank=True).one_rank and not UserError("x").one_rank

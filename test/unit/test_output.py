@@ -1,0 +1,115 @@
+"""What happens to an output folder that holds a run already."""
+
+import os
+
+import pytest
+import torch
+
+import args as options_module
+import output
+from runtime import checkpoint
+from runtime.errors import UserError
+
+
+def options(folder, *words):
+    return options_module.parse(["--data-path=data", "--output-dir=%s" % folder] + list(words))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a run of the default options."""
+    path = str(tmp_path / "out")
+    os.makedirs(path)
+    output.write_config(options(path), "versions")
+    checkpoint.save({"model": {"w": torch.zeros(1)}, "epoch": 1}, path, True)
+    return path
+
+
+def test_fresh_folder(tmp_path):
+    start = output.plan(options(str(tmp_path / "new")))
+    assert start.loaded is None and not start.sets_aside
+
+
+@pytest.mark.parametrize("mode", ["resume", "match"])
+def test_same_options_go_on(folder, mode):
+    start = output.plan(options(folder, "--existing-output=" + mode, "--num-workers=3"))
+    assert start.loaded["epoch"] == 1 and not start.sets_aside
+
+
+def test_other_options_are_set_aside_when_they_must_match(folder):
+    for words in (["--epochs=5"], ["--seed=1"], ["--lr=1"]):
+        start = output.plan(options(folder, "--existing-output=match", *words))
+        assert start.loaded is None and start.sets_aside
+        assert output.plan(options(folder, *words)).loaded is not None
+
+
+def test_rename_never_goes_on(folder):
+    start = output.plan(options(folder, "--existing-output=rename"))
+    assert start.loaded is None and start.sets_aside
+
+
+def test_without_auto_resume_nothing_is_overwritten(folder):
+    start = output.plan(options(folder, "--no-auto-resume"))
+    assert start.loaded is None and start.sets_aside
+
+
+def test_explicit_resume_wins(folder, tmp_path):
+    other = str(tmp_path / "other")
+    os.makedirs(other)
+    checkpoint.save({"model": {"w": torch.ones(1)}, "epoch": 7}, other, True)
+    start = output.plan(options(folder, "--resume=" + other))
+    assert start.loaded["epoch"] == 7 and start.sets_aside
+    output.write_config(options(folder, "--resume=" + other), "versions")  # that run has begun here: go on with it
+    start = output.plan(options(folder, "--resume=" + other))
+    assert start.loaded["epoch"] == 1 and not start.sets_aside
+
+
+@pytest.mark.parametrize("mode", ["resume", "match"])
+def test_resume_of_the_folder_s_own_checkpoint_goes_on(folder, mode):
+    for path in (folder, os.path.join(folder, "checkpoint.pth")):
+        start = output.plan(options(folder, "--existing-output=" + mode, "--resume=" + path))
+        assert start.loaded["epoch"] == 1 and not start.sets_aside
+
+
+def test_resume_from_the_best_keeps_the_latest(folder):
+    best = os.path.join(folder, "best.pth")
+    checkpoint.save({"model": {"w": torch.zeros(1)}, "epoch": 2}, folder, False)
+    start = output.plan(options(folder, "--resume=" + best))
+    assert start.loaded["epoch"] == 1 and start.sets_aside
+
+
+def test_setting_aside_loses_nothing(folder):
+    before = {name: os.stat(os.path.join(folder, name)).st_size for name in os.listdir(folder)}
+    chosen = options(folder, "--existing-output=rename")
+    message = output.prepare(chosen, output.plan(chosen))
+    renamed = [name for name in os.listdir(os.path.dirname(folder)) if name.startswith("out.")]
+    assert len(renamed) == 1
+    aside = os.path.join(os.path.dirname(folder), renamed[0])
+    after = {name: os.stat(os.path.join(aside, name)).st_size for name in os.listdir(aside)}
+    after.pop(".lock")
+    assert after == before
+    assert "\n" not in message and "--resume=%s" % os.path.join(aside, "checkpoint.pth") in message
+    assert os.listdir(folder) == [".lock"]
+
+
+def test_evaluation_leaves_the_folder(folder):
+    for words in (["--eval"], ["--throughput"], ["--eval", "--existing-output=rename"]):
+        start = output.plan(options(folder, *words))
+        assert not start.sets_aside
+        assert start.loaded["epoch"] == 1
+    assert not os.path.exists(os.path.join(folder, ".lock"))
+
+
+def test_folder_prefers_the_best_for_evaluation(folder):
+    checkpoint.save({"model": {"w": torch.zeros(1)}, "epoch": 2}, folder, False)
+    assert output.plan(options(folder, "--eval", "--resume=" + folder)).loaded["epoch"] == 1
+    assert output.plan(options("elsewhere", "--resume=" + folder)).loaded["epoch"] == 2
+
+
+def test_two_runs_do_not_share_a_folder(folder):
+    output._claim(folder)
+    with pytest.raises(UserError, match="another run is writing there"):
+        output._claim(folder, patience_s=0)
+    output.release()
+    output._claim(folder, patience_s=0)
+    output.release()

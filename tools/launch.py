@@ -1,0 +1,101 @@
+"""Start a program as N processes of one machine: `python tools/launch.py --nproc N PROGRAM [OPTION...]`.
+
+What torchrun would do, with what the wrappers need beside: it works on every torch, ends with the exit status of the
+process that failed first, prints no traceback of its own, and leaves no process behind, however it ends itself.
+"""
+
+import argparse
+import ctypes
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+GRACE_SECONDS = 3  # for processes that fail for the same reason to say so
+KILL_SECONDS = 10
+
+
+def main():
+    options = _parse()
+    _die_with_parent(signal.SIGTERM)
+    processes = [_start(options, rank) for rank in range(options.nproc)]
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda received, frame: _forward(processes, received))
+    signal.signal(signal.SIGINT, lambda received, frame: None)  # a terminal's Ctrl-C reaches the processes by itself
+    return _wait(processes)
+
+
+def _parse():
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("program")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    if options.nproc < 1:
+        parser.exit(2, "launch.py: error: --nproc %d: at least one process is needed\n" % options.nproc)
+    options.port = os.environ.get("MASTER_PORT") or str(_free_port())
+    return options
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _start(options, rank):
+    environ = dict(os.environ)
+    if options.nproc > 1:
+        environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=options.port)
+        environ.update(WORLD_SIZE=str(options.nproc), LOCAL_WORLD_SIZE=str(options.nproc))
+        environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.nproc)))
+    command = [sys.executable, options.program, *options.arguments]
+    dies_with_launcher = functools.partial(_die_with_parent, signal.SIGKILL)
+    return subprocess.Popen(command, env=environ, preexec_fn=dies_with_launcher)  # noqa: S603 - a list, no shell
+
+
+def _die_with_parent(number):
+    """Ask Linux to send this process the signal `number` when its parent ends, even by SIGKILL."""
+    try:
+        ctypes.CDLL(None).prctl(1, int(number))
+    except (AttributeError, OSError):
+        pass
+
+
+def _forward(processes, number):
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(number)
+
+
+def _wait(processes):
+    """The exit status of the first process that failed, after the others have ended; 0 where none failed."""
+    first_failure, failed_at = 0, None
+    while any(process.poll() is None for process in processes):
+        time.sleep(0.1)
+        if failed_at is None:
+            first_failure = _failure_of(processes)
+            failed_at = time.time() if first_failure else None
+        elif time.time() - failed_at > KILL_SECONDS:
+            _forward(processes, signal.SIGKILL)
+        elif time.time() - failed_at > GRACE_SECONDS:
+            _forward(processes, signal.SIGTERM)
+    return first_failure or _failure_of(processes)
+
+
+def _failure_of(processes):
+    for rank, process in enumerate(processes):
+        if process.poll() is not None and process.returncode < 0:
+            sys.stderr.write("launch.py: process %d was ended by signal %d\n" % (rank, -process.returncode))
+            return 128 - process.returncode
+        if process.poll():
+            return process.returncode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Logs: the console and train_0.log, progress lines in the reference's format, and JSON files."""
+
+import collections
+import datetime
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
+WINDOW = 20  # steps that a running median or average looks back
+UNTIMED_STEPS = 3  # the first steps of an epoch allocate and tune; the speed is measured from the next on
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines on stdout that leave a progress bar intact."""
+
+    def emit(self, record):
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def open_log(name, path, is_main):
+    """The logger `name`: on the first rank to the console and, if `path` is given, appended to that file."""
+    logger = logging.getLogger()
+    logger.handlers[:] = []
+    logger.setLevel(logging.INFO if is_main else logging.ERROR)
+    formatter = logging.Formatter(PREFIX, datefmt="%Y-%m-%d %H:%M:%S")
+    handlers = [_ConsoleHandler()] if is_main else []
+    if is_main and path:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    if not handlers:
+        logger.addHandler(logging.NullHandler())
+    logging.captureWarnings(True)
+    return logging.getLogger(name)
+
+
+def append_to_log_file(text):
+    """Add `text` to the open log file, if there is one, without repeating it on the console."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.write(text + "\n")
+            handler.flush()
+
+
+def write_text(path, text):
+    """Replace the file `path` by `text` without ever leaving half of it."""
+    temporary = path + ".tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """Replace the file `path` by `value` as JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def append_missing_rows(path, rows):
+    """Append to a file of one JSON a line those `rows` whose "epoch" it lacks."""
+    known = set()
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            known = {json.loads(line)["epoch"] for line in file if line.strip().endswith("}")}
+    with open(path, "a", encoding="utf-8") as file:
+        for row in rows:
+            if row["epoch"] not in known:
+                file.write(json.dumps(row) + "\n")
+
+
+def clock_text(seconds):
+    """h:mm:ss."""
+    return str(datetime.timedelta(seconds=int(seconds)))
+
+
+class Progress:
+    """Follows a loop over batches: progress lines, loss statistics and images a second.
+
+    Losses stay on the device until a line is due, so that a step never waits for the host.
+    """
+
+    def __init__(self, header, steps, device, logger, print_freq=10, first_step=0, bar=False, clock=time.time):
+        self.header, self.steps, self.device, self.logger = header, steps, device, logger
+        self.print_freq, self.first_step, self.clock = print_freq, first_step, clock
+        self.bar = tqdm(total=steps, initial=first_step, desc=header, unit="step", leave=False) if bar else None
+        self.pending, self.recent_losses = [], collections.deque(maxlen=WINDOW)
+        self.loss_sum, self.loss_count = 0.0, 0
+        self.step_seconds, self.data_seconds = collections.deque(maxlen=WINDOW), collections.deque(maxlen=WINDOW)
+        self.timed_images, self.seconds, self.timed_seconds = 0, 0.0, 0.0
+        self.looped_seconds = 0.0
+        self.lr = None
+
+    def watch(self, batches):
+        """Yield (step, batch) and account for the time of each; a line is printed after every `print_freq` steps."""
+        started = timed_from = mark = self.clock()
+        for step, batch in enumerate(batches, self.first_step):
+            if step - self.first_step == UNTIMED_STEPS:
+                self.device.synchronize()
+                timed_from, self.timed_images = self.clock(), 0
+            self.data_seconds.append(self.clock() - mark)
+            yield step, batch
+            self.step_seconds.append(self.clock() - mark)
+            self.looped_seconds += self.step_seconds[-1]
+            if self.bar is not None:
+                self.bar.update()
+            if self.is_due(step):
+                self._print_line(step)
+            mark = self.clock()
+        self.device.synchronize()
+        ended = self.clock()
+        self.seconds, self.timed_seconds = ended - started, ended - timed_from
+        self.collect()
+        if self.bar is not None:
+            self.bar.close()
+
+    def is_due(self, step):
+        """Whether a line follows `step`: the moment to look at values, and for the ranks to agree."""
+        return step % self.print_freq == 0 or step == self.steps - 1
+
+    def add(self, loss, images, lr):
+        """Record one step's loss (a scalar on the device), its images, and the learning rate."""
+        self.pending.append(loss)
+        self.timed_images += images
+        self.lr = lr
+
+    def collect(self):
+        """Bring the recorded losses to the host and return the latest."""
+        if self.pending:
+            losses = torch.stack(self.pending).tolist()
+            self.pending = []
+            self.recent_losses.extend(losses)
+            self.loss_sum += sum(losses)
+            self.loss_count += len(losses)
+        return self.recent_losses[-1] if self.recent_losses else None
+
+    @property
+    def mean_loss(self):
+        return self.loss_sum / max(self.loss_count, 1)
+
+    @property
+    def median_loss(self):
+        return statistics.median_low(self.recent_losses) if self.recent_losses else float("nan")
+
+    def _loss_text(self):
+        return "lr: %.6f  loss: %.4f (%.4f)" % (self.lr, self.median_loss, self.mean_loss)
+
+    def _print_line(self, step):
+        self.collect()
+        seconds_left = self.looped_seconds / (step - self.first_step + 1) * (self.steps - step)
+        width = len(str(self.steps))
+        parts = [
+            "%s  [%*d/%d]" % (self.header, width, step, self.steps),
+            "eta: %s" % clock_text(seconds_left),
+            self._loss_text(),
+            "time: %.4f" % statistics.mean(self.step_seconds),
+            "data: %.4f" % statistics.mean(self.data_seconds),
+        ]
+        memory_mib = self.device.max_memory_mib()
+        if memory_mib is not None:
+            parts.append("max mem: %.0f" % memory_mib)
+        self.logger.info("  ".join(parts))
+
+    def log_summary(self, batch_size, world_size):
+        """The lines at the end of an epoch; returns images a second over all ranks, of the timed window alone."""
+        steps = max(self.steps - self.first_step, 1)
+        timed_steps = steps - UNTIMED_STEPS if steps > UNTIMED_STEPS else steps
+        images_per_second = self.timed_images * world_size / max(self.timed_seconds, 1e-9)
+        self.logger.info("%s Total time: %s (%.4f s / it)", self.header, clock_text(self.seconds), self.seconds / steps)
+        self.logger.info("iters num: %d, batch_size: %d, world_size: %d", steps, batch_size, world_size)
+        self.logger.info("%s FPS: %s (%.4f s / it)", self.header, images_per_second, self.timed_seconds / timed_steps)
+        self.logger.info("Averaged stats: %s", self._loss_text())
+        return images_per_second
