@@ -12,6 +12,7 @@ from runtime.amp import select_precision
 from runtime.compat import Mixup, create_model, release_versions
 from runtime.ema import Ema, NoEma
 from runtime.errors import UserError
+from runtime.seeding import position_seed, seed_host
 
 
 def build_run(options, ranks, logger, num_classes, start):
@@ -52,9 +53,10 @@ def build_run(options, ranks, logger, num_classes, start):
 
 
 def build_model(options, num_classes, start):
-    """The model of the options, with the token layout of the checkpoint unless another is asked for."""
+    """The model with weights drawn from `--seed`, in the checkpoint's token layout unless another is asked for."""
     recorded = checkpoint.options_of(start.loaded) if start.loaded else {}
     keywords = {} if options.drop_path is None else {"drop_path_rate": options.drop_path}
+    seed_host(position_seed("weights", options.seed))
     try:
         return create_model(
             options.model,
