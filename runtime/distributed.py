@@ -4,7 +4,6 @@ import datetime
 import os
 import shutil
 import subprocess
-import warnings
 from collections import namedtuple
 
 import torch
@@ -130,8 +129,6 @@ class Ranks:
         # DDP regroups its buckets after the first step, and with 3 or more ranks a sum depends on the grouping: a
         # resumed run would differ from an uninterrupted one. Looking for unused parameters keeps the first grouping.
         keep_buckets = self.world_size > 2
-        if keep_buckets:
-            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True.*")
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.is_accelerator else None,

@@ -1,0 +1,88 @@
+"""A run that is killed at any moment goes on to the bits of an uninterrupted one."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import OPTIONS, run_main, start_main, wait_for, write_images
+
+from runtime import checkpoint
+
+
+def words_for(images, folder, *more):
+    return (
+        ["--data-path=" + images, "--output-dir=" + folder, "--epochs=3", "--checkpoint-steps=1"] + OPTIONS + list(more)
+    )
+
+
+def assert_same_weights(first, second):
+    first, second = (checkpoint.load(os.path.join(folder, checkpoint.LATEST)) for folder in (first, second))
+    for part in ("model", "model_ema"):
+        assert list(first[part]) == list(second[part])
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), (part, name)
+
+
+def kill_after(process, path, times):
+    """Kill the whole group once the file at `path` has been replaced `times` times."""
+    seen = set()
+
+    def replaced():
+        assert process.poll() is None, process.communicate()
+        if os.path.exists(path):
+            seen.add(os.stat(path).st_ino)
+        return len(seen) >= times
+
+    wait_for(replaced)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("nproc, workers", [(1, 0), (1, 2), (2, 1), (3, 0)])
+def test_killed_and_started_again(tmp_path, nproc, workers):
+    images = write_images(str(tmp_path / "images"), train=12 * nproc)
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    status, _, err = run_main(words_for(images, whole), nproc)
+    assert status == 0, err
+    words = words_for(images, cut, "--num-workers=%d" % workers)
+    for times in (2, 4):
+        kill_after(start_main(words, nproc), os.path.join(cut, checkpoint.LATEST), times)
+    status, out, err = run_main(words, nproc)
+    assert status == 0, err
+    assert "start         from %s" % cut in out
+    assert_same_weights(cut, whole)
+    with open(os.path.join(cut, "log.txt")) as file:
+        assert [json.loads(line)["epoch"] for line in file] == [0, 1, 2]
+
+
+def test_no_process_outlives_a_killed_launcher(tmp_path, images):
+    process = start_main(words_for(images, str(tmp_path / "out"), "--epochs=300"), 2)
+    wait_for(lambda: os.path.exists(str(tmp_path / "out" / checkpoint.LATEST)))
+    children = children_of(process.pid)
+    assert len(children) == 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not any(is_running(child) for child in children), 20)
+
+
+def children_of(pid):
+    with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
+        return [int(word) for word in file.read().split()]
+
+
+def is_running(pid):
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def test_another_number_of_processes_is_refused(tmp_path, images):
+    out = str(tmp_path / "out")
+    assert run_main(words_for(images, out))[0] == 0
+    status, _, err = run_main(words_for(images, out, "--epochs=4"), 2)
+    assert status == 2
+    assert len(err.splitlines()) == 1 and "was written by 1 process(es), this run has 2" in err and "--nproc=1" in err
