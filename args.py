@@ -7,6 +7,7 @@ import os
 
 import yaml
 
+from runtime import amp, device
 from runtime.errors import UserError
 
 # Options that change neither what a run computes nor what it leaves behind.
@@ -202,10 +203,10 @@ def _add_schedule(parser):
 
 def _add_precision(parser):
     group = parser.add_argument_group("device, precision and processes")
-    group.add_argument("--device", default="auto", choices=["auto", "npu", "cuda", "cpu"], help="(default: auto)")
+    group.add_argument("--device", default="auto", choices=("auto", *device.KINDS), help="(default: auto)")
     group.add_argument("--npu", dest="device", action="store_const", const="npu", help="short for --device npu")
     group.add_argument("--amp", default="auto", choices=["auto", "apex", "native", "none"], help="(default: auto)")
-    group.add_argument("--amp-dtype", choices=["float16", "bfloat16"], help="of native (default: the device's)")
+    group.add_argument("--amp-dtype", choices=sorted(amp.DTYPES), help="of native (default: the device's)")
     group.add_argument("--opt-level", default="O1", choices=["O0", "O1", "O2"], help="of apex (default: O1)")
     group.add_argument("--deterministic", action="store_true", help="bit-equal results on an accelerator too")
     group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")
@@ -346,14 +347,17 @@ def warnings_of(options):
 
 def identity(values):
     """Of a dictionary of options those that decide what a run computes, with absolute paths."""
-    kept = {name: value for name, value in values.items() if name not in INCIDENTAL}
-    for name in ("data_path", "resume"):
-        if kept.get(name):
-            kept[name] = os.path.abspath(kept[name])
-    return kept
+    return {name: value for name, value in _with_full_paths(values).items() if name not in INCIDENTAL}
+
+
+def _with_full_paths(values):
+    paths = {name: os.path.abspath(values[name]) for name in ("data_path", "output_dir", "resume") if values.get(name)}
+    return dict(values, **paths)
 
 
 def to_yaml(options):
     """A configuration file that reproduces the run."""
-    values = {name: value for name, value in options.as_dict().items() if name not in ("config", "local_rank")}
+    values = _with_full_paths(options.as_dict())
+    for name in ("config", "eval_json", "local_rank"):
+        del values[name]
     return yaml.safe_dump(values, sort_keys=True, default_flow_style=None)

@@ -6,6 +6,7 @@ A data set is a folder with train/ and val/, each with one folder of images a cl
 import os
 from collections import namedtuple
 
+import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -104,7 +105,7 @@ class ImageFolder(Dataset):
             try:
                 picture = _read_picture(path)
             except Exception as error:  # decoders raise nearly anything on a broken file
-                bad_files.append("%s (%s)" % (path, error))
+                bad_files.append("%s (%s)" % (path, _why(error)))
                 continue
             if position.key is not None:
                 seed_host(position_seed("sample", *position.key))
@@ -115,6 +116,11 @@ class ImageFolder(Dataset):
 def _read_picture(path):
     with open(path, "rb") as file:
         return Image.open(file).convert("RGB")
+
+
+def _why(error):
+    unidentified = isinstance(error, getattr(PIL, "UnidentifiedImageError", ()))
+    return "no known image format" if unidentified else " ".join(str(error).split())
 
 
 def collate(samples):

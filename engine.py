@@ -90,27 +90,16 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
         if save_now or progress.is_due(step):
             _stop_unless_finite(run, progress.collect(), epoch, step)
         if save_now:
-            save({"step": step + 1, "loss_sum": _mean_over_ranks(run, progress.loss_sum)})
+            save({"step": step + 1, "loss_sum": run.ranks.mean(progress.loss_sum)})
     images_per_second = progress.log_summary(batches.batch_size, run.ranks.world_size)
     return {
-        "train_loss": _mean_over_ranks(run, progress.mean_loss),
+        "train_loss": run.ranks.mean(progress.mean_loss),
         "train_loss_median": progress.median_loss,
         "train_lr": lr,
         "images_per_second": images_per_second,
-        "train_images_skipped": _sum_over_ranks(run, batches.skipped),
+        "train_images_skipped": run.ranks.count(batches.skipped),
         "seconds": progress.seconds,
     }
-
-
-def _sum_over_ranks(run, count):
-    return run.ranks.sum_(torch.tensor(count, dtype=torch.int64, device=run.device.torch_device)).item()
-
-
-def _mean_over_ranks(run, value):
-    if run.ranks.world_size == 1:
-        return value
-    total = run.ranks.sum_(torch.tensor(value, dtype=torch.float32, device=run.device.torch_device))
-    return total.item() / run.ranks.world_size
 
 
 def _stop_unless_finite(run, loss, epoch, step):

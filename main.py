@@ -105,7 +105,7 @@ def evaluate(current, batches):
         current.logger.warning("skipped %d unreadable images", result["skipped"])
     if current.ema.module is None:
         return result, None
-    average = engine.evaluate(current, current.ema.module, batches)
+    average = engine.evaluate(current, current.ema.module_on(current.device.torch_device), batches)
     current.logger.info("EMA: Acc@1 %.3f Acc@5 %.3f loss %.3f", average["acc1"], average["acc5"], average["loss"])
     return result, average
 

@@ -105,6 +105,19 @@ class Ranks:
         votes = torch.tensor([int(flag)], dtype=torch.int64, device=self.device.torch_device)
         return bool(self.sum_(votes).item())
 
+    def mean(self, value):
+        """The mean of a number over the ranks."""
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float32, device=self.device.torch_device)
+        return self.sum_(total).item() / self.world_size
+
+    def count(self, number):
+        """The sum of an integer over the ranks."""
+        if self.world_size == 1:
+            return number
+        return self.sum_(torch.tensor(number, dtype=torch.int64, device=self.device.torch_device)).item()
+
     def barrier(self):
         """Wait for all ranks."""
         self.any(False)

@@ -35,6 +35,12 @@ class Ema:
         for average, value in zip(averages, values):
             average.mul_(self.decay).add_(value, alpha=1 - self.decay)
 
+    def module_on(self, device):
+        """The averaged model on `device`; a copy where the average is kept in host memory."""
+        if next(self.module.parameters()).device == device:
+            return self.module
+        return copy.deepcopy(self.module).to(device)
+
     def state_dict(self):
         return self.module.state_dict()
 

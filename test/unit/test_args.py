@@ -157,7 +157,7 @@ def test_missing_config_file():
 
 @pytest.mark.parametrize("words", [[], ["--npu", "--no-model-ema", "--aa=", "--opt-betas", "0.9", "0.95", "--eval"]])
 def test_written_config_reproduces_the_options(tmp_path, words):
-    options = parse("--seed=5", *words)
+    options = parse("--data-path=/some/where", "--seed=5", *words)
     again = options_module.parse(["--config", write(tmp_path, options_module.to_yaml(options))])
     before, after = options.as_dict(), again.as_dict()
     del before["config"], after["config"]
