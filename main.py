@@ -41,9 +41,9 @@ def run(argv):
                 utils.write_json(options.eval_json, output.evaluation(options, current, result, average))
         else:
             train(options, current, loaders, start)
+        ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
         output.release()
-        ranks.close()
 
 
 def begin(options, ranks):
