@@ -85,7 +85,7 @@ def list_images(folder, classes):
 
 
 class ImageFolder(Dataset):
-    """Images of `folder` by Position, the classes numbered as in `classes`.
+    """Images of `folder` by Position, or by index where nothing is random, the classes numbered as in `classes`.
 
     An unreadable image comes back as a Sample without a picture that names the file; with `replace_bad` the next
     readable image takes its place.
@@ -99,16 +99,17 @@ class ImageFolder(Dataset):
         return len(self.images)
 
     def __getitem__(self, position):
+        index, key = position if isinstance(position, Position) else (position, None)
         bad_files = []
         for offset in range(len(self.images) if self.replace_bad else 1):
-            path, target = self.images[(position.index + offset) % len(self.images)]
+            path, target = self.images[(index + offset) % len(self.images)]
             try:
                 picture = _read_picture(path)
             except Exception as error:  # decoders raise nearly anything on a broken file
                 bad_files.append("%s (%s)" % (path, _why(error)))
                 continue
-            if position.key is not None:
-                seed_host(position_seed("sample", *position.key))
+            if key is not None:
+                seed_host(position_seed("sample", *key))
             return Sample(self.transform(picture), target, bad_files)
         return Sample(None, None, bad_files)
 
@@ -233,9 +234,8 @@ def _train_batches(args, ranks, dataset):
 
 def _val_batches(args, ranks, dataset):
     shard = EvalShard(len(dataset), ranks.world_size, ranks.rank) if args.dist_eval else EvalShard(len(dataset))
-    positions = [Position(index, None) for index in shard]
     batch_size = int(1.5 * args.batch_size)
-    batches = _batches(args, ranks, dataset, batch_size, sampler=positions, batch_size=batch_size)
+    batches = _batches(args, ranks, dataset, batch_size, sampler=shard, batch_size=batch_size)
     batches.is_sharded = args.dist_eval
     return batches
 
