@@ -243,7 +243,7 @@ def _val_batches(args, ranks, dataset):
 def _batches(args, ranks, dataset, size, **options):
     workers = args.num_workers
     if workers is None:
-        workers = min(10, max(1, usable_cores() // ranks.local_world_size))
+        workers = min(10, ranks.cores)
     if workers and _takes("persistent_workers"):
         options["persistent_workers"] = True
     loader = DataLoader(
@@ -254,11 +254,6 @@ def _batches(args, ranks, dataset, size, **options):
         **options,
     )
     return Batches(loader, size, ranks.device, args.skip_bad_images)
-
-
-def usable_cores():
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _takes(option):

@@ -18,7 +18,7 @@ _LOSS_UNIT = 2.0**24  # losses are added up as integers of this fraction: exact,
 
 @dataclass
 class Run:
-    """What a training run is made of; built by main.build_run."""
+    """What a training run is made of; built by build.build_run."""
 
     device: Any
     ranks: Any

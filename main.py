@@ -67,6 +67,8 @@ def begin(options, ranks):
 def train(options, current, loaders, start):
     """Train the remaining epochs; after each evaluate, save, and write the results."""
     record = output.Record(options, current, loaders, start.loaded)
+    if record.next_epoch >= options.epochs and not record.history:
+        raise UserError("nothing to train: epoch %d is not below --epochs %d" % (record.next_epoch, options.epochs))
     saves = bool(options.output_dir) and current.ranks.is_main
     if saves:
         output.write_config(options, release_versions())
@@ -125,7 +127,7 @@ def main(argv=None):
         return 1
     except KeyboardInterrupt:
         if local_rank == "0":
-            report("interrupted; the same command goes on from the last checkpoint")
+            report("interrupted; a checkpoint in --output-dir is whole and can be resumed")
         return 130
     except Exception as error:
         if lost_a_peer(error):

@@ -30,7 +30,8 @@ def read_launch(environ, local_rank=None):
     elif _integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
         rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
         local_rank = _integer(environ, "SLURM_LOCALID", rank)
-        local_world_size = _integer(environ, "SLURM_NTASKS_PER_NODE", world_size)
+        tasks_a_node = -(-world_size // _integer(environ, "SLURM_NNODES", 1))
+        local_world_size = _integer(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node)
     else:
         return Launch(0, 1, local_rank or 0, 1)
     if not 0 <= rank < world_size:
@@ -67,6 +68,13 @@ def _first_host(nodes):
     return nodes.split(",")[0]
 
 
+def _cores_of_a_process(environ, launch):
+    """The processor cores for one process: Slurm binds each task to its own, other launchers leave all to all."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = "SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ
+    return usable if bound else max(1, usable // launch.local_world_size)
+
+
 class Ranks:
     """The processes of a run. With one process every collective is a no-op and no process group exists."""
 
@@ -74,6 +82,7 @@ class Ranks:
         self.rank, self.world_size = launch.rank, launch.world_size
         self.local_rank, self.local_world_size = launch.local_rank, launch.local_world_size
         self.device = device
+        self.cores = _cores_of_a_process(os.environ, launch)
         self.is_main = self.rank == 0
         if self.world_size > 1:
             self._connect(dist_url, timeout_s)

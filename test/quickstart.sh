@@ -4,12 +4,14 @@
 #   bash test/quickstart.sh [any option of main.py]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 use_environment torch,torchvision,timm,yaml,tqdm,sklearn requirements.txt
 
 digits=$root/data/digits
 if [ ! -d "$digits" ]; then
     "$PYTHON" "$root/tools/make_digits.py" "$digits"
 fi
-common=("--data_path=$digits" "--config=$root/configs/digits.yaml" "$@")
-bash "$root/test/train_full_1p.sh" "${common[@]}"
-bash "$root/test/train_eval_8p.sh" "${common[@]}" --nproc=2 --resume="$root/test/output/0/best.pth"
+options=("--data_path=$digits" "--config=$root/configs/digits.yaml" "$@")
+read_options 1 "${options[@]}"
+bash "$root/test/train_full_1p.sh" "${options[@]}"
+bash "$root/test/train_eval_8p.sh" "${options[@]}" --nproc=1 --resume="$output/best.pth"

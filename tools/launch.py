@@ -47,11 +47,10 @@ def _free_port():
 
 
 def _start(options, rank):
-    environ = dict(os.environ)
+    environ = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=options.port)
+    environ.update(WORLD_SIZE=str(options.nproc), LOCAL_WORLD_SIZE=str(options.nproc))
+    environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if options.nproc > 1:
-        environ.update(RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=options.port)
-        environ.update(WORLD_SIZE=str(options.nproc), LOCAL_WORLD_SIZE=str(options.nproc))
-        environ.setdefault("MASTER_ADDR", "127.0.0.1")
         environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of the search for unused parameters
         environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.nproc)))
     command = [sys.executable, options.program, *options.arguments]

@@ -94,7 +94,8 @@ def test_bad_image_is_told_once(tmp_path, images, nproc):
         file.write(b"not a picture")
     status, _, err = run_main(["--data-path=" + images, "--epochs=1"] + OPTIONS + ["--batch-size=2"], nproc)
     assert status == 2
-    assert len(err.splitlines()) == 1 and "03.png" in err and "--skip-bad-images" in err
+    lines = [line for line in err.splitlines() if "find_unused_parameters" not in line]  # torch 1.8 cannot be silenced
+    assert len(lines) == 1 and "03.png" in lines[0] and "--skip-bad-images" in lines[0]
 
 
 @pytest.mark.parametrize("nproc", [1, 2])

@@ -149,7 +149,9 @@ def test_fitting_names_the_difference():
             None,
             Launch(3, 4, 1, 2),
         ),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}, None, Launch(3, 4, 3, 2)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None, Launch(0, 1, 0, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "RANK": "0", "WORLD_SIZE": "1"}, None, Launch(0, 1, 0, 1)),
     ],
 )
 def test_launchers(environ, option, want):
