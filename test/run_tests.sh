@@ -1,8 +1,34 @@
 #!/usr/bin/env bash
 # Install what the tests need, unless the active environment has it, and run them all.
 #   bash test/run_tests.sh [any option of pytest]
+#   bash test/run_tests.sh --stack 1.5|1.8|2 [...]   on that torch, the old ones in .venv-1.5 (Python 3.7), .venv-1.8 (3.8)
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-use_environment torch,torchvision,timm,yaml,tqdm,sklearn,pytest requirements-dev.txt
+
+stack=2
+case ${1:-} in
+    --stack)
+        stack=${2:-}
+        shift $(($# < 2 ? $# : 2))
+        ;;
+    --stack=*)
+        stack=${1#*=}
+        shift
+        ;;
+esac
+modules=torch,torchvision,timm,yaml,tqdm,sklearn,pytest
+case $stack in
+    2) use_environment $modules requirements-dev.txt ;;
+    1.5) interpreter=$(find_python 3.7) ;;
+    1.8) interpreter=$(find_python 3.8) ;;
+    *)
+        echo "[Error] --stack must be 1.5, 1.8 or 2, got '$stack'" >&2
+        exit 2
+        ;;
+esac
+if [ "$stack" != 2 ]; then
+    make_environment "$root/.venv-$stack" $modules "$interpreter" -r "$root/${stack}_requirements.txt" scikit-learn pytest
+fi
 cd "$root"
+"$PYTHON" -c 'import sys, torch; print("Python %s, torch %s" % (sys.version.split()[0], torch.__version__))'
 "$PYTHON" -m pytest "$@"
