@@ -6,14 +6,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # use_environment MODULES REQUIREMENTS: exports PYTHON, an interpreter that imports every one of MODULES (separated by
 # commas). The active environment serves if it does; otherwise .venv in the project, made and filled if need be.
 use_environment() {
-    local modules=$1 requirements=$2
+    local modules=$1 requirements=$2 interpreter
     for PYTHON in "${PYTHON:-}" python3; do
         if [ -n "$PYTHON" ] && "$PYTHON" -c "import $modules" 2>/dev/null; then
             export PYTHON
             return
         fi
     done
-    make_environment "$root/.venv" "$modules" "$(find_python 3.10 3.11 3.12 3.13 3.14)" -r "$root/$requirements"
+    interpreter=$(find_python 3.10 3.11 3.12 3.13 3.14) || exit 1
+    make_environment "$root/.venv" "$modules" "$interpreter" -r "$root/$requirements"
 }
 
 # make_environment FOLDER MODULES INTERPRETER WHAT...: exports PYTHON, the interpreter of the virtual environment FOLDER,

@@ -19,8 +19,8 @@ esac
 modules=torch,torchvision,timm,yaml,tqdm,sklearn,pytest
 case $stack in
     2) use_environment $modules requirements-dev.txt ;;
-    1.5) interpreter=$(find_python 3.7) ;;
-    1.8) interpreter=$(find_python 3.8) ;;
+    1.5) interpreter=$(find_python 3.7) || exit 1 ;;
+    1.8) interpreter=$(find_python 3.8) || exit 1 ;;
     *)
         echo "[Error] --stack must be 1.5, 1.8 or 2, got '$stack'" >&2
         exit 2
