@@ -63,11 +63,16 @@ def build_model(options, num_classes, start):
             num_classes=num_classes,
             image_size=options.input_size,
             drop_rate=options.drop,
-            token_layout=options.token_layout or recorded.get("token_layout") or "permute",
+            token_layout=options.token_layout or _layout_of(recorded),
             **keywords,
         )
     except (ValueError, TypeError) as error:
         raise UserError("--model %s --input-size %d: %s" % (options.model, options.input_size, error)) from None
+
+
+def _layout_of(recorded):
+    """The token layout of the program that recorded these options; only the Ascend port has an option `npu`."""
+    return recorded.get("token_layout") or ("reshape" if "npu" in recorded else "permute")
 
 
 def build_mixup(options, num_classes):
@@ -94,6 +99,8 @@ def load(options, current, start):
         if was is not None and was != now:
             raise UserError("%s was made with %s %s, not %s: pass %s %s" % (start.path, flag, was, now, flag, was))
     checkpoint.check_fits(start.path, start.loaded["model"], current.bare_model)
+    if current.ema.module is not None and start.loaded.get("model_ema"):
+        checkpoint.check_fits(start.path, start.loaded["model_ema"], current.ema.module)
     if options.eval or options.throughput:
         current.bare_model.load_state_dict(start.loaded["model"])
         if current.ema.module is not None:
@@ -116,14 +123,13 @@ def describe(options, current, loaders, start):
     """One block that says what is about to happen."""
     parameters = sum(parameter.numel() for parameter in current.bare_model.parameters())
     world_size = current.ranks.world_size
+    train_images = loaders.train.image_count if loaders.train else "no"
     rows = [
         ("device", "%s, %d process(es)" % (current.device, world_size)),
         ("precision", current.precision.name),
         ("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, "{:,}".format(parameters))),
-        (
-            "images",
-            "%s train, %d val" % (loaders.train.image_count if loaders.train else "no", loaders.val.image_count),
-        ),
+        ("token layout", current.bare_model.token_layout),
+        ("images", "%s train, %d val" % (train_images, loaders.val.image_count)),
         ("classes", len(loaders.classes)),
     ]
     if loaders.train:
@@ -132,9 +138,8 @@ def describe(options, current, loaders, start):
         rows.append(("peak LR", "%g" % optim.scaled_lr(options, world_size)))
         rows.append(("epochs", "%d of %d steps" % (options.epochs, len(loaders.train))))
     rows.append(("start", "from %s" % start.path if start.path else "from random weights"))
-    rows.append(
-        ("output", os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir")
-    )
+    folder = os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir"
+    rows.append(("output", folder))
     rows.append(("versions", release_versions()))
     current.logger.info("\n" + "\n".join("    %-13s %s" % row for row in rows))
     if loaders.train and loaders.train.batch_size < options.batch_size:

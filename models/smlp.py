@@ -118,7 +118,7 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
         sides = _stage_sides(image_size, patch_size, len(depths))
         if token_layout not in TOKEN_LAYOUTS:
             raise ValueError("token_layout %r: choose from %s" % (token_layout, ", ".join(TOKEN_LAYOUTS)))
-        self.depths = tuple(depths)
+        self.depths, self.token_layout = tuple(depths), token_layout
         self.num_classes = num_classes
         self.num_features = dim * 2 ** (len(depths) - 1)
         self.to_patch_embedding = nn.ModuleList()

@@ -1,5 +1,6 @@
 """The loops: what they count, log, refuse, and that a stopped run goes on to the same bits."""
 
+import argparse
 import json
 import logging
 import os
@@ -244,12 +245,23 @@ def test_evaluation_adds_a_log_and_nothing_else(small, tmp_path, capsys):
 
 def test_evaluation_of_an_authors_checkpoint(small, tmp_path):
     assert small("--output-dir=%s" % (tmp_path / "out")) == 0
-    import argparse
-
     model = weights(tmp_path / "out")["model"]
     path = str(tmp_path / "authors.pth")
     torch.save({"model": model, "args": argparse.Namespace(model="smlpnet_tiny"), "epoch": 299}, path)
     assert small("--eval", "--resume=" + path) == 0
+
+
+def test_checkpoints_of_the_ascend_port_keep_their_layout(small, tmp_path, capsys):
+    assert small("--output-dir=%s" % (tmp_path / "out")) == 0
+    path, model = str(tmp_path / "port.pth"), weights(tmp_path / "out")["model"]
+    for args, layout in (
+        (argparse.Namespace(model="smlpnet_tiny", npu=True), "reshape"),
+        (argparse.Namespace(model="smlpnet_tiny"), "permute"),
+    ):
+        torch.save({"model": model, "args": args}, path)
+        capsys.readouterr()
+        assert small("--eval", "--resume=" + path) == 0
+        assert re.search("token layout +" + layout, capsys.readouterr().out)
 
 
 def test_token_layout_comes_from_the_checkpoint(small, tmp_path):
