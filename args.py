@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import math
 import os
 
@@ -83,7 +84,7 @@ def _number(kind, low=None, high=None, above=None):
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError("%r is not %s" % (text, _KIND_NAMES[kind])) from None
-        if not math.isfinite(value):
+        if kind is float and not math.isfinite(value):
             raise argparse.ArgumentTypeError("%r is not a finite number" % text)
         if (low is not None and value < low) or (high is not None and value > high):
             upper = "" if high is None else " and at most %s" % high
@@ -248,15 +249,18 @@ def _add_run(parser):
 def parse(argv):
     """The Options of `argv`, over those of its `--config` files; UserError where they make no sense."""
     parser = build_parser()
-    words = []
+    words = {}
     for path in parser.parse_args(argv).config or []:
         from_file = _config_words(parser, path)
         try:
-            parser.parse_args(from_file)
+            parser.parse_args([*itertools.chain.from_iterable(from_file.values())])
         except UserError as error:
             raise UserError("--config %s: %s" % (path, error)) from None
-        words += from_file
-    options = Options(vars(parser.parse_args(words + list(argv))))
+        words.update(from_file)
+    values = vars(parser.parse_args([*itertools.chain.from_iterable(words.values()), *argv]))
+    if values["output_dir"]:
+        values["output_dir"] = os.path.abspath(values["output_dir"])
+    options = Options(values)
     _check(options)
     return options
 
@@ -276,19 +280,19 @@ def read_config(path):
 
 
 def _config_words(parser, path):
-    """The file's options as words of a command line, so that one set of checks serves both."""
+    """{option: its words on a command line} of the file, so that one set of checks serves both."""
     actions = {}
     for action in parser._actions:
         if action.dest != "help" and "--" + action.dest.replace("_", "-") in action.option_strings:
             actions[action.dest] = action
-    words = []
+    words = {}
     for name, value in read_config(path).items():
         if name not in actions or name == "config":
             near = difflib.get_close_matches(name, actions, 1)
             raise UserError(
                 "--config %s: unknown option %s%s" % (path, name, "; did you mean %s?" % near[0] if near else "")
             )
-        words += _option_words(path, actions[name], value)
+        words[name] = _option_words(path, actions[name], value)
     return words
 
 
@@ -322,6 +326,10 @@ def _check(options):
             "--batch-size %d: mixup and cutmix pair images, so it must be even (or set --mixup 0 --cutmix 0)"
             % options.batch_size
         )
+    if trains and options.batch_size == 1 and options.input_size <= 32:
+        raise UserError("--batch-size 1: at %d pixels batch normalisation needs 2 images" % options.input_size)
+    if options.eval_json and not os.path.isdir(os.path.dirname(os.path.abspath(options.eval_json))):
+        raise UserError("--eval-json %s: its folder does not exist" % options.eval_json)
     if options.sched == "plateau":
         raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
     if options.opt_betas and any(beta >= 1 for beta in options.opt_betas):

@@ -25,8 +25,7 @@ def build_run(options, ranks, logger, num_classes, start):
     learning_rate = optim.LearningRate(options, optimizer, lr)
     precision = select_precision(options.amp, device, options.amp_dtype, options.opt_level)
     trains = not (options.eval or options.throughput)
-    if trains:
-        model, optimizer = precision.prepare(model, optimizer)
+    model, optimizer = precision.prepare(model, optimizer)
     has_average = bool(start.loaded and start.loaded.get("model_ema"))
     keeps_average = options.model_ema and (trains or has_average)
     ema = Ema(model, options.model_ema_decay, options.model_ema_force_cpu) if keeps_average else NoEma()
@@ -112,6 +111,8 @@ def load(options, current, start):
             "%s was written by %d process(es), this run has %d: go on with %d (--nproc=%d in the test/*.sh wrappers), "
             "or start in another --output-dir" % (start.path, before, current.ranks.world_size, before, before)
         )
+    if recorded.get("opt", options.opt) != options.opt:
+        raise UserError("%s holds the state of --opt %s, not of %s" % (start.path, recorded["opt"], options.opt))
     if start.loaded.get("step") and recorded.get("batch_size") != options.batch_size:
         raise UserError(
             "%s stopped within an epoch: go on with its --batch-size %s" % (start.path, recorded["batch_size"])

@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from runtime.compat import create_transform
+from runtime.compat import KEEP_WORKERS, create_transform
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
 from samplers import EvalShard, Position, PositionBatches, RASampler
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SMALL_SIZE = 32  # up to this size pictures are taken as they are: cropped after padding, never resized
+SMALL_SIZE = 32  # up to this size a picture of just the size is not resized, and cropped after padding in training
 
 Loaders = namedtuple("Loaders", "train val classes")
 Sample = namedtuple("Sample", "image target bad_files")  # image and target are None where nothing could be read
@@ -29,17 +29,20 @@ def build_transform(is_train, args):
     """The reference's transform of a PIL picture to a normalised (3, input_size, input_size) float32 tensor."""
     if not is_train:
         return transforms.Compose([*_fit(args.input_size), *_normalise()])
-    transform = create_transform(
-        input_size=args.input_size,
-        is_training=True,
-        color_jitter=args.color_jitter,
-        auto_augment=args.aa or None,
-        interpolation=args.train_interpolation,
-        hflip=args.hflip,
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        re_count=args.recount,
-    )
+    try:
+        transform = create_transform(
+            input_size=args.input_size,
+            is_training=True,
+            color_jitter=args.color_jitter,
+            auto_augment=args.aa or None,
+            interpolation=args.train_interpolation,
+            hflip=args.hflip,
+            re_prob=args.reprob,
+            re_mode=args.remode,
+            re_count=args.recount,
+        )
+    except (AssertionError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+        raise UserError("--aa %s is not a policy that timm knows (%s)" % (args.aa, error)) from None
     if args.input_size <= SMALL_SIZE:
         transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=4)
         transform.transforms[0:0] = _fit(args.input_size)
@@ -184,6 +187,7 @@ def build_loaders(args, ranks, classes=None):
     val = ImageFolder(val_folder, known, build_transform(False, args))
     if not len(val):
         raise UserError("%s holds no images" % val_folder)
+    _check_no_class_is_empty(val_folder, val.images, known)
     train = None
     if not evaluates_only:
         dataset = ImageFolder(train_folder, known, build_transform(True, args), replace_bad=args.skip_bad_images)
@@ -217,7 +221,7 @@ def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only)
 def _check_no_class_is_empty(folder, images, classes):
     filled = {target for _, target in images}
     for index, name in enumerate(classes):
-        if index not in filled:
+        if index not in filled and os.path.isdir(os.path.join(folder, name)):
             raise UserError("%s holds no images: fill or remove this class" % os.path.join(folder, name))
 
 
@@ -244,8 +248,8 @@ def _batches(args, ranks, dataset, size, **options):
     workers = args.num_workers
     if workers is None:
         workers = min(10, ranks.cores)
-    if workers and _takes("persistent_workers"):
-        options["persistent_workers"] = True
+    if workers:
+        options.update(KEEP_WORKERS)
     loader = DataLoader(
         dataset,
         num_workers=workers,
@@ -254,7 +258,3 @@ def _batches(args, ranks, dataset, size, **options):
         **options,
     )
     return Batches(loader, size, ranks.device, args.skip_bad_images)
-
-
-def _takes(option):
-    return option in DataLoader.__init__.__code__.co_varnames

@@ -60,9 +60,17 @@ class Run:
         self.bare_model.load_state_dict(state["model"])
         self.ema.load_state_dict(state.get("model_ema") or state["model"])
         if state.get("optimizer"):
-            self.optimizer.load_state_dict(state["optimizer"])
+            self._load_optimizer(state["optimizer"])
         if self.precision.checkpoint_key:
             self.precision.load_state_dict(state.get(self.precision.checkpoint_key))
+
+    def _load_optimizer(self, state):
+        """Restore the optimizer's memory; its settings stay those of this run's options."""
+        names = ("weight_decay", "betas", "eps", "momentum")
+        settings = [{name: group[name] for name in names if name in group} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state)
+        for group, own in zip(self.optimizer.param_groups, settings):
+            group.update(own)
 
 
 def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
@@ -91,6 +99,8 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
             _stop_unless_finite(run, progress.collect(), epoch, step)
         if save_now:
             save({"step": step + 1, "loss_sum": run.ranks.mean(progress.loss_sum)})
+    if progress.lr is None:
+        raise RunError("no training image could be read")
     images_per_second = progress.log_summary(batches.batch_size, run.ranks.world_size)
     return {
         "train_loss": run.ranks.mean(progress.mean_loss),

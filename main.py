@@ -28,10 +28,12 @@ def run(argv):
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.make_deterministic() if options.deterministic else device.prefer_speed()
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
+    logger = utils.open_log(options.model, ranks.is_main)
     try:
-        start, logger = begin(options, ranks)
+        start = find_start(options, ranks)
         loaders = datasets.build_loaders(options, ranks, start.loaded and start.loaded.get("classes"))
         current = build.build_run(options, ranks, logger, len(loaders.classes), start)
+        begin(options, current, start)
         build.describe(options, current, loaders, start)
         if options.throughput:
             engine.throughput(current, current.bare_model, loaders.val)
@@ -46,29 +48,34 @@ def run(argv):
         output.release()
 
 
-def begin(options, ranks):
-    """Decide where the run starts from, prepare its folder on the first rank, and open the log: (Plan, logger)."""
-    start = output.plan(options)
+def find_start(options, ranks):
+    """The Plan, on which all processes agree."""
+    start = output.plan(options, ranks.world_size)
     resumes = start.loaded is not None
-    if ranks.any(resumes) != resumes:  # by voting all have read the folder, before the first rank may rename it
-        raise UserError(
-            "--output-dir %s: this process sees no checkpoint there, another does" % options.output_dir, True
-        )
-    message = output.prepare(options, start) if ranks.is_main else None
-    ranks.barrier()
-    logger = utils.open_log(options.model, output.log_path(options), ranks.is_main)
-    if message:
-        logger.info(message)
-    for line in options_module.warnings_of(options):
-        logger.warning(line)
-    return start, logger
+    if ranks.any(resumes) != resumes:
+        message = "--output-dir %s: this process sees no checkpoint there, another does" % options.output_dir
+        raise UserError(message, one_rank=True)
+    return start
+
+
+def begin(options, current, start):
+    """Touch the output folder, now that everything else is known to be right, and open the log there."""
+    if not (options.eval or options.throughput):
+        output.check_something_is_left(options, start.loaded)
+    if current.ranks.is_main:
+        message = output.prepare(options, start)
+        if options.output_dir:
+            utils.log_to_file(output.log_path(options))
+        if message:
+            current.logger.info(message)
+        for line in options_module.warnings_of(options):
+            current.logger.warning(line)
+    current.ranks.barrier()
 
 
 def train(options, current, loaders, start):
     """Train the remaining epochs; after each evaluate, save, and write the results."""
-    record = output.Record(options, current, loaders, start.loaded)
-    if record.next_epoch >= options.epochs and not record.history:
-        raise UserError("nothing to train: epoch %d is not below --epochs %d" % (record.next_epoch, options.epochs))
+    record = output.Record(options, current, loaders, start)
     saves = bool(options.output_dir) and current.ranks.is_main
     if saves:
         output.write_config(options, release_versions())
@@ -92,6 +99,8 @@ def train(options, current, loaders, start):
         if saves:
             record.write("running")
     if saves:
+        if not os.path.exists(os.path.join(options.output_dir, checkpoint.LATEST)):
+            save(record.next_epoch - 1)  # a finished run that was resumed into a new folder
         record.write("complete")
     current.logger.info("Training time %s", utils.clock_text(record.seconds))
     for line in record.closing_lines():

@@ -14,9 +14,12 @@ def scaled_lr(args, world_size):
 def build_optimizer(args, model, lr):
     """The optimizer `--opt` over `model`; weight decay spares biases and 1-d parameters."""
     try:
-        return create_optimizer(_with_lr(args, lr), model)
+        optimizer = create_optimizer(_with_lr(args, lr), model)
     except (AssertionError, ValueError, TypeError, ImportError, ModuleNotFoundError) as error:
         raise UserError("--opt %s with its options is not possible: %s" % (args.opt, error)) from None
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError("--opt %s needs second derivatives, which are not computed here" % args.opt)
+    return optimizer
 
 
 class LearningRate:

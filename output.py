@@ -17,9 +17,10 @@ class Plan:
 
     def __init__(self, loaded=None, path=None, sets_aside=False):
         self.loaded, self.path, self.sets_aside = loaded, path, sets_aside
+        self.has_best = True  # whether the folder has the best checkpoint that `loaded` speaks of
 
 
-def plan(options):
+def plan(options, world_size=1):
     """The Plan for `options`; reads, writes nothing.
 
     An explicit `--resume` wins over the folder's checkpoint, unless that comes from a run which began with the same
@@ -31,9 +32,12 @@ def plan(options):
     found = checkpoint.find_latest(folder) if folder else []
     asked = checkpoint.resolve(options.resume) if options.resume else None
     continues = _continues(options, asked, found)
-    sets_aside = bool(folder) and not continues and _holds_a_run(folder, options)
     if continues and found:
-        return Plan(*checkpoint.load_first_good(found))
+        start = Plan(*checkpoint.load_first_good(found))
+        if options.existing_output != "match" or start.loaded.get("world_size", world_size) == world_size:
+            return start
+        continues = False
+    sets_aside = bool(folder) and not continues and _holds_a_run(folder, options)
     if asked:
         return Plan(checkpoint.load(asked), asked, sets_aside)
     return Plan(sets_aside=sets_aside)
@@ -76,6 +80,8 @@ def _same_options(options, ignore_resume):
     if not recorded:
         return False
     before, now = options_module.identity(recorded), options_module.identity(options.as_dict())
+    if options.output_dir in (before.get("resume"), os.path.dirname(before.get("resume") or "")):
+        before["resume"] = ""  # it went on with the folder's own checkpoint
     if ignore_resume:
         before.pop("resume", None)
         now.pop("resume", None)
@@ -91,14 +97,22 @@ def _holds_a_run(folder, options):
 
 
 def prepare(options, start):
-    """Set the folder aside if `start` says so, and create it; a line that tells what was renamed, or None."""
+    """Set the folder aside if `start` says so, and create it; a line that tells what was renamed, or None.
+
+    `start` learns where its checkpoint lies afterwards, and whether the folder has its best one.
+    """
     folder = options.output_dir
     if not folder:
         return None
     writes = not (options.eval or options.throughput)
     if writes and os.path.isdir(folder):
         _claim(folder)
-    message = _set_aside(folder) if start.sets_aside else None
+    message = None
+    if start.sets_aside:
+        renamed = _set_aside(folder)
+        message = _message(folder, renamed)
+        if start.path and os.path.dirname(os.path.abspath(start.path)) == folder:
+            start.path = os.path.join(renamed, os.path.basename(start.path))
     is_new = not os.path.isdir(folder)
     try:
         os.makedirs(folder, exist_ok=True)
@@ -108,7 +122,21 @@ def prepare(options, start):
         raise UserError("--output-dir %s cannot be written to" % folder)
     if writes and is_new:
         _claim(folder)
+    if writes and start.path and not os.path.exists(os.path.join(folder, checkpoint.BEST)):
+        start.has_best = checkpoint.copy_best(os.path.dirname(os.path.abspath(start.path)), folder)
     return message
+
+
+def first_epoch(options, loaded):
+    """The epoch that training begins with or goes on in."""
+    return loaded["epoch"] + 1 if loaded and "epoch" in loaded else options.start_epoch
+
+
+def check_something_is_left(options, loaded):
+    """UserError where there is nothing to train and no earlier result either."""
+    epoch = first_epoch(options, loaded)
+    if epoch >= options.epochs and not (loaded or {}).get("history"):
+        raise UserError("nothing to train: epoch %d is not below --epochs %d" % (epoch, options.epochs))
 
 
 _claims = []  # open lock files: closing one would release it
@@ -129,6 +157,7 @@ def _claim(folder, patience_s=20):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _claims.append(lock)
+            checkpoint.remove_leftovers(folder)
             return
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
@@ -154,7 +183,14 @@ def _set_aside(folder):
     while os.path.exists(target):
         count += 1
         target = "%s-%d" % (stem, count)
-    os.rename(folder, target)
+    try:
+        os.rename(folder, target)
+    except OSError as error:
+        raise UserError("--output-dir %s holds another run and cannot be renamed: %s" % (folder, error)) from None
+    return target
+
+
+def _message(folder, target):
     message = "%s held another run: renamed to %s" % (folder, target)
     if checkpoint.find_latest(target):
         message += "; go on with it by --resume=%s" % checkpoint.find_latest(target)[0]
@@ -168,9 +204,8 @@ def evaluation(options, run, result, average):
 
 
 def log_path(options):
-    """The file of the run's log lines, or None where nothing is saved."""
-    name = "eval_0.log" if options.eval or options.throughput else "train_0.log"
-    return os.path.join(options.output_dir, name) if options.output_dir else None
+    """The file of the run's log lines."""
+    return os.path.join(options.output_dir, "eval_0.log" if options.eval or options.throughput else "train_0.log")
 
 
 def write_config(options, versions):
@@ -182,8 +217,8 @@ def write_config(options, versions):
 class Record:
     """What a run has achieved: one row an epoch, the best accuracy, the time. Part of its checkpoint."""
 
-    def __init__(self, options, run, loaders, loaded):
-        loaded = loaded or {}
+    def __init__(self, options, run, loaders, start):
+        loaded = start.loaded or {}
         self.options, self.classes = options, loaders.classes
         self.facts = {
             "model": options.model,
@@ -197,8 +232,10 @@ class Record:
             "epochs": options.epochs,
         }
         self.history = list(loaded.get("history", []))
-        self.max_accuracy, self.best_epoch = loaded.get("max_accuracy", -1.0), loaded.get("best_epoch")
-        self.next_epoch = loaded["epoch"] + 1 if "epoch" in loaded else options.start_epoch
+        self.max_accuracy, self.best_epoch = -1.0, None
+        if start.has_best:
+            self.max_accuracy, self.best_epoch = loaded.get("max_accuracy", -1.0), loaded.get("best_epoch")
+        self.next_epoch = first_epoch(options, loaded)
         self.within = loaded.get("epoch_state")
         self.seconds_before, self.started = loaded.get("seconds", 0.0), time.time()
 
@@ -267,11 +304,12 @@ class Record:
     def closing_lines(self):
         """The last words of a run: best accuracy, speed, and where the weights are."""
         summary = self.summary("complete")
-        if self.best_epoch is None:
-            return ["Nothing was left to train: --epochs %d are done" % self.options.epochs]
-        lines = ["Best accuracy %.2f%% in epoch %d" % (self.max_accuracy, self.best_epoch)]
+        lines = []
+        if self.best_epoch is not None:
+            lines.append("Best accuracy %.2f%% in epoch %d" % (self.max_accuracy, self.best_epoch))
         if summary["images_per_second"] is not None:
             lines.append("%.1f images/s on average" % summary["images_per_second"])
         if self.options.output_dir:
-            lines.append("Weights: %s" % os.path.join(os.path.abspath(self.options.output_dir), checkpoint.BEST))
+            name = checkpoint.LATEST if self.best_epoch is None else checkpoint.BEST
+            lines.append("Weights: %s" % os.path.join(self.options.output_dir, name))
         return lines

@@ -25,22 +25,26 @@ class _ConsoleHandler(logging.Handler):
         sys.stdout.flush()
 
 
-def open_log(name, path, is_main):
-    """The logger `name`: on the first rank to the console and, if `path` is given, appended to that file."""
+def open_log(name, is_main):
+    """The logger `name`, which writes to the console on the first rank and nowhere on the others."""
     logger = logging.getLogger()
-    logger.handlers[:] = []
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
     logger.setLevel(logging.INFO if is_main else logging.ERROR)
-    formatter = logging.Formatter(PREFIX, datefmt="%Y-%m-%d %H:%M:%S")
-    handlers = [_ConsoleHandler()] if is_main else []
-    if is_main and path:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
-    if not handlers:
-        logger.addHandler(logging.NullHandler())
+    _add_handler(_ConsoleHandler() if is_main else logging.NullHandler())
     logging.captureWarnings(True)
     return logging.getLogger(name)
+
+
+def log_to_file(path):
+    """Append all further lines to the file `path`, too."""
+    _add_handler(logging.FileHandler(path, encoding="utf-8"))
+
+
+def _add_handler(handler):
+    handler.setFormatter(logging.Formatter(PREFIX, datefmt="%Y-%m-%d %H:%M:%S"))
+    logging.getLogger().addHandler(handler)
 
 
 def append_to_log_file(text):
@@ -66,14 +70,17 @@ def write_json(path, value):
 
 def append_missing_rows(path, rows):
     """Append to a file of one JSON a line those `rows` whose "epoch" it lacks."""
-    known = set()
+    lines, known = [], set()
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
-            known = {json.loads(line)["epoch"] for line in file if line.strip().endswith("}")}
-    with open(path, "a", encoding="utf-8") as file:
-        for row in rows:
-            if row["epoch"] not in known:
-                file.write(json.dumps(row) + "\n")
+            lines = file.read().splitlines()
+    for line in lines:
+        try:
+            known.add(json.loads(line)["epoch"])
+        except (ValueError, KeyError, TypeError):
+            continue  # half a line, from a machine that went down: kept, but not counted
+    lines += [json.dumps(row) for row in rows if row["epoch"] not in known]
+    write_text(path, "".join(line + "\n" for line in lines))
 
 
 def clock_text(seconds):

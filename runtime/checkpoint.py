@@ -78,6 +78,21 @@ def _sync_folder(folder):
         os.close(handle)
 
 
+def remove_leftovers(folder):
+    """Delete what a process killed while saving has left unfinished in `folder`."""
+    for name in os.listdir(folder):
+        if name.startswith(".checkpoint.") and name.endswith(".tmp"):
+            os.unlink(os.path.join(folder, name))
+
+
+def copy_best(source, folder):
+    """Let `folder` have the best checkpoint of the folder `source` as its own; whether there is one."""
+    path = os.path.join(source, BEST)
+    if os.path.exists(path):
+        _link(path, os.path.join(folder, BEST))
+    return os.path.exists(path)
+
+
 def find_latest(folder):
     """The checkpoints of `folder` from the newest on, as paths; empty where there is none."""
     paths = [os.path.join(folder, name) for name in (LATEST, PREVIOUS)]
@@ -116,7 +131,7 @@ def load(path):
     """
     try:
         loaded = _read(path)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, AttributeError) as error:
+    except Exception as error:  # unpickling raises nearly anything on a file that is no checkpoint
         raise UserError("%s is not a readable checkpoint: %s" % (path, _reason(error))) from None
     if not isinstance(loaded, dict):
         raise UserError("%s is not a checkpoint: it holds a %s" % (path, type(loaded).__name__))
@@ -124,9 +139,22 @@ def load(path):
         if not loaded or not all(torch.is_tensor(value) for value in loaded.values()):
             raise UserError("%s is not a checkpoint of a model: it has no entry 'model'" % path)
         loaded = {"model": loaded}
+    _check_contents(path, loaded)
     if loaded.get("format", FORMAT) != FORMAT:
         raise UserError("%s has format %r, this program reads format %d" % (path, loaded["format"], FORMAT))
     return loaded
+
+
+def _check_contents(path, loaded):
+    """UserError where an entry that is used later is of the wrong kind."""
+    kinds = {"epoch": int, "step": int, "args": (dict, argparse.Namespace), "classes": (list, tuple), "history": list}
+    for name, kind in kinds.items():
+        if loaded.get(name) is not None and not isinstance(loaded[name], kind):
+            raise UserError("%s is not a checkpoint: its %s is a %s" % (path, name, type(loaded[name]).__name__))
+    for name in ("model", "model_ema"):
+        weights = {} if loaded.get(name) is None else loaded[name]
+        if not isinstance(weights, dict) or not all(torch.is_tensor(value) for value in weights.values()):
+            raise UserError("%s is not a checkpoint of a model: its entry %r holds no weights" % (path, name))
 
 
 def _reason(error):

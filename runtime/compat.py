@@ -13,6 +13,7 @@ import timm.loss
 import timm.optim
 import timm.scheduler
 import torch
+from torch.utils.data import DataLoader
 
 try:  # timm >= 0.9
     from timm.layers import DropPath
@@ -22,6 +23,7 @@ except ImportError:
     from timm.models.registry import register_model as _register_model
 
 __all__ = [
+    "KEEP_WORKERS",
     "DropPath",
     "LabelSmoothingCrossEntropy",
     "Mixup",
@@ -40,6 +42,10 @@ SoftTargetCrossEntropy = timm.loss.SoftTargetCrossEntropy
 create_model = timm.create_model
 create_optimizer = timm.optim.create_optimizer
 create_scheduler = timm.scheduler.create_scheduler
+# DataLoader's option that lets its processes live on from one epoch to the next (torch >= 1.7).
+KEEP_WORKERS = (
+    {"persistent_workers": True} if "persistent_workers" in inspect.signature(DataLoader.__init__).parameters else {}
+)
 inference_mode = getattr(torch, "inference_mode", torch.no_grad)
 
 # What timm hands to every model function, by version; none of it concerns a model without hosted weights.

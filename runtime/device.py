@@ -73,7 +73,8 @@ def _name_of(module, index):
 def select_device(requested, local_rank=0, local_world_size=1):
     """The Device for `--device requested` ("auto", "npu", "cuda" or "cpu") in the process `local_rank` of this machine.
 
-    "auto" takes the first kind that works. UserError where the kind is missing or has fewer devices than processes.
+    `local_world_size` is None where the launcher does not tell it. "auto" takes the first kind that works. UserError
+    where the kind is missing or has fewer devices than processes.
     """
     candidates = KINDS if requested == "auto" else (requested,)
     for kind in candidates:
@@ -83,11 +84,12 @@ def select_device(requested, local_rank=0, local_world_size=1):
     else:
         raise UserError("--device %s: %s" % (requested, missing))
     if kind != "cpu":
-        count = getattr(torch, kind).device_count()
-        if local_world_size > count:
+        count, processes = getattr(torch, kind).device_count(), local_world_size or local_rank + 1
+        if processes > count:
             raise UserError(
                 "%d processes on a machine with %d %s device(s): start fewer (--nproc=%d in the test/*.sh wrappers)"
-                % (local_world_size, count, kind, count)
+                % (processes, count, kind, count),
+                one_rank=local_world_size is None,
             )
     return Device(kind, local_rank)
 

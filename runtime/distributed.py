@@ -26,7 +26,8 @@ def read_launch(environ, local_rank=None):
             local_rank = _integer(environ, "LOCAL_RANK")
         elif local_rank is None:
             local_rank = rank
-        local_world_size = _integer(environ, "LOCAL_WORLD_SIZE", world_size)
+        # torch.distributed.launch of torch 1.x does not say how many processes this machine has
+        local_world_size = _integer(environ, "LOCAL_WORLD_SIZE", 0) or None
     elif _integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
         rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
         local_rank = _integer(environ, "SLURM_LOCALID", rank)
@@ -72,7 +73,7 @@ def _cores_of_a_process(environ, launch):
     """The processor cores for one process: Slurm binds each task to its own, other launchers leave all to all."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bound = "SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ
-    return usable if bound else max(1, usable // launch.local_world_size)
+    return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))
 
 
 class Ranks:
@@ -80,7 +81,6 @@ class Ranks:
 
     def __init__(self, launch, device, dist_url="env://", timeout_s=1800):
         self.rank, self.world_size = launch.rank, launch.world_size
-        self.local_rank, self.local_world_size = launch.local_rank, launch.local_world_size
         self.device = device
         self.cores = _cores_of_a_process(os.environ, launch)
         self.is_main = self.rank == 0

@@ -1,7 +1,7 @@
 # Shared by the wrappers, which source it: reads their options, starts main.py, and reports.
 # shellcheck shell=bash
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 output=$root/test/output/0
 data_path=""
@@ -28,7 +28,7 @@ read_options() {
             --data_path | --data-path) data_path=$value ;;
             --resume) resume=$value ;;
             --nproc) processes=$value ;;
-            --output_dir | --output-dir) output=$value ;;
+            --output_dir | --output-dir) if [ -n "$value" ]; then output=$value; fi ;;
             *) passed+=("$1") ;;
         esac
         shift
@@ -85,13 +85,21 @@ start_main() {
 
 # report RESULT SUFFIX: print the final result and write the case's log.
 report() {
-    "$python" "$root/tools/case_log.py" --result "$1" --folder "$output" --suffix "$2" --seconds "$SECONDS"
+    "$python" "$root/tools/case_log.py" --result="$1" --folder="$output" --suffix="$2" --seconds="$SECONDS"
 }
 
 # train SUFFIX OPTION...: one training case from start to report.
 train() {
-    local suffix=$1
+    local suffix=$1 word
     shift
+    for word in "${passed[@]}"; do
+        case $word in
+            --eval | --throughput)
+                echo "[Error] $word trains nothing: use test/train_eval_8p.sh, or main.py itself" >&2
+                exit 2
+                ;;
+        esac
+    done
     prepare_environment
     start_main "$@"
     report "$output/summary.json" "$suffix"

@@ -1,7 +1,7 @@
 # Shared by quickstart.sh and run_tests.sh, which source it: finds a Python that has what is needed, or makes one.
 # shellcheck shell=bash
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 # use_environment MODULES REQUIREMENTS: exports PYTHON, an interpreter that imports every one of MODULES (separated by
 # commas). The active environment serves if it does; otherwise .venv in the project, made and filled if need be.

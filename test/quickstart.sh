@@ -3,8 +3,8 @@
 # image folder (data/digits), trains sMLPNet-T on them for 8 epochs and evaluates the best weights. Minutes on a CPU.
 #   bash test/quickstart.sh [any option of main.py]
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 use_environment torch,torchvision,timm,yaml,tqdm,sklearn requirements.txt
 
 digits=$root/data/digits

@@ -3,7 +3,7 @@
 #   bash test/run_tests.sh [any option of pytest]
 #   bash test/run_tests.sh --stack 1.5|1.8|2 [...]   on that torch, the old ones in .venv-1.5 (Python 3.7), .venv-1.8 (3.8)
 set -euo pipefail
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 
 stack=2
 case ${1:-} in

@@ -90,6 +90,8 @@ def test_failures_are_failures(project, images):
     assert status == 2 and "no such folder" in err and "Final" not in out
     status, out, err = run_wrapper(project, "train_eval_8p.sh", ["--data_path=" + images] + SMALL)
     assert status == 1 and "--resume" in err
+    status, out, err = run_wrapper(project, "train_full_1p.sh", ["--data_path=" + images, "--throughput"])
+    assert status == 2 and "--throughput trains nothing" in err and not out
     status, out, err = run_wrapper(project, "train_full_8p.sh", ["--data_path=" + images, "--nproc=x"])
     assert status == 2 and "--nproc" in err
     with open(os.path.join(images, "val", "dog", "00.png"), "wb") as file:

@@ -83,6 +83,9 @@ def test_options_are_frozen():
         (["--data-set=CIFAR"], "--data-set CIFAR: only IMNET"),
         (["--opt-betas", "0.9", "1"], "--opt-betas must be below 1"),
         (["--cutmix-minmax", "0.9", "0.1"], "--cutmix-minmax: 0.9 is more than 0.1"),
+        (["--seed=" + "9" * 400], "--seed: must be at least 0 and at most"),
+        (["--batch-size=1", "--mixup=0", "--cutmix=0", "--input-size=32"], "--batch-size 1: at 32 pixels"),
+        (["--eval-json=/nowhere/x.json"], "--eval-json /nowhere/x.json: its folder does not exist"),
         (["--epoch=3"], "unknown option --epoch=3; did you mean --epochs"),
         (["--nonsense"], "unknown option --nonsense"),
     ],
@@ -126,6 +129,10 @@ def test_later_config_file_wins(tmp_path):
     second = write(tmp_path, "epochs: 8\nmodel_ema: true", "second.yaml")
     options = parse("--config", first, "--config", second)
     assert (options.epochs, options.batch_size, options.model_ema) == (8, 112, True)
+    first = write(tmp_path, "clip_grad: 1.0\ndeterministic: true", "first.yaml")
+    second = write(tmp_path, "clip_grad: null\ndeterministic: false", "second.yaml")
+    options = parse("--config", first, "--config", second)
+    assert (options.clip_grad, options.deterministic) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,10 @@ def test_throughput(small, capsys):
         (["--batch-size=3"], "must be even"),
         (["--npu"], "--device npu: "),
         (["--opt=nonsense"], "--opt nonsense"),
+        (["--opt=adahessian"], "--opt adahessian needs second derivatives"),
+        (["--aa=nonsense"], "--aa nonsense is not a policy"),
+        (["--aa=rand-x9"], "--aa rand-x9 is not a policy"),
+        (["--start-epoch=3"], "nothing to train: epoch 3 is not below --epochs 3"),
         (["--sched=nonsense"], "--sched nonsense"),
         (["--data-path=/nowhere"], "--data-path /nowhere: no such folder"),
         (["--resume=/nowhere"], "--resume /nowhere: no such file"),
@@ -335,6 +339,41 @@ def test_bad_image_ends_a_run(small, tmp_path, capsys):
     assert "unreadable image: " in capsys.readouterr().err
     assert small("--skip-bad-images", "--output-dir=%s" % (tmp_path / "out")) == 0
     assert "skipped 1 unreadable images" in (tmp_path / "out" / "train_0.log").read_text()
+
+
+def test_bad_input_leaves_the_folder_as_it_is(small, tmp_path, capsys):
+    out = ["--output-dir=%s" % (tmp_path / "out"), "--existing-output=match"]
+    assert small(*out) == 0
+    before = sorted(os.listdir(str(tmp_path)))
+    for words in (["--data-path=/nowhere"], ["--opt=nonsense"], ["--input-size=100"], ["--aa=nonsense"]):
+        assert small(*(out + words)) == 2
+    assert sorted(os.listdir(str(tmp_path))) == before
+    assert "from %s" % (tmp_path / "out") in (small(*out), capsys.readouterr().out)[1]
+
+
+def test_a_finished_run_resumed_elsewhere_has_its_weights_there(small, tmp_path):
+    assert small("--output-dir=%s" % (tmp_path / "a")) == 0
+    assert small("--output-dir=%s" % (tmp_path / "b"), "--resume=%s" % (tmp_path / "a")) == 0
+    assert_equal_weights(weights(tmp_path / "b"), weights(tmp_path / "a"))
+    assert_equal_weights(weights(tmp_path / "b", "best.pth"), weights(tmp_path / "a", "best.pth"))
+
+
+def test_resuming_takes_this_run_s_settings(small, tmp_path, capsys):
+    out = ["--output-dir=%s" % (tmp_path / "out")]
+    assert small(*out) == 0
+    assert small("--epochs=4", "--weight-decay=0.3", *out) == 0
+    groups = checkpoint.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.3]
+    assert small("--epochs=5", "--opt=sgd", *out) == 2
+    assert "holds the state of --opt adamw, not of sgd" in capsys.readouterr().err
+
+
+def test_no_readable_image_at_all(small, tmp_path, capsys):
+    for name in ("a", "b"):
+        for file in (tmp_path / "data" / "train" / name).iterdir():
+            file.write_bytes(b"broken")
+    assert small("--skip-bad-images") == 1
+    assert "no training image could be read" in capsys.readouterr().err
 
 
 def test_user_error_names_one_rank():

@@ -9,6 +9,7 @@ import args as options_module
 import output
 from runtime import checkpoint
 from runtime.errors import UserError
+from utils import append_missing_rows
 
 
 def options(folder, *words):
@@ -64,6 +65,21 @@ def test_explicit_resume_wins(folder, tmp_path):
     assert start.loaded["epoch"] == 1 and not start.sets_aside
 
 
+def test_another_number_of_processes_is_another_run(folder):
+    checkpoint.save({"model": {"w": torch.zeros(1)}, "epoch": 1, "world_size": 2}, folder, True)
+    start = output.plan(options(folder, "--existing-output=match"), world_size=1)
+    assert start.loaded is None and start.sets_aside
+    assert not output.plan(options(folder, "--existing-output=match"), world_size=2).sets_aside
+
+
+@pytest.mark.parametrize("path", ["", "checkpoint.pth"])
+def test_going_on_by_path_and_then_without(folder, path):
+    chosen = options(folder, "--existing-output=match", "--resume=" + os.path.join(folder, path))
+    assert not output.plan(chosen).sets_aside
+    output.write_config(chosen, "versions")
+    assert not output.plan(options(folder, "--existing-output=match")).sets_aside
+
+
 @pytest.mark.parametrize("mode", ["resume", "match"])
 def test_resume_of_the_folder_s_own_checkpoint_goes_on(folder, mode):
     for path in (folder, os.path.join(folder, "checkpoint.pth")):
@@ -76,6 +92,25 @@ def test_resume_from_the_best_keeps_the_latest(folder):
     checkpoint.save({"model": {"w": torch.zeros(1)}, "epoch": 2}, folder, False)
     start = output.plan(options(folder, "--resume=" + best))
     assert start.loaded["epoch"] == 1 and start.sets_aside
+
+
+def test_the_best_comes_along_into_a_new_folder(folder):
+    best = checkpoint.load(os.path.join(folder, "best.pth"))
+    chosen = options(folder, "--existing-output=rename", "--resume=" + folder)
+    start = output.plan(chosen)
+    output.prepare(chosen, start)
+    output.release()
+    assert os.path.exists(start.path) and os.path.dirname(start.path).startswith(folder + ".")
+    assert start.has_best and checkpoint.load(os.path.join(folder, "best.pth")) == best
+
+
+def test_without_a_best_the_next_epoch_is_the_best(folder, tmp_path):
+    os.unlink(os.path.join(folder, "best.pth"))
+    chosen = options(str(tmp_path / "new"), "--resume=" + folder)
+    start = output.plan(chosen)
+    output.prepare(chosen, start)
+    output.release()
+    assert not start.has_best
 
 
 def test_setting_aside_loses_nothing(folder):
@@ -113,3 +148,11 @@ def test_two_runs_do_not_share_a_folder(folder):
     output.release()
     output._claim(folder, patience_s=0)
     output.release()
+
+
+def test_half_a_line_in_the_log_is_survived(tmp_path):
+    path = tmp_path / "log.txt"
+    path.write_text('{"epoch": 0}\n{"epoch": 1, "tr')
+    for _ in range(2):
+        append_missing_rows(str(path), [{"epoch": 0}, {"epoch": 1}, {"epoch": 2}])
+    assert path.read_text().splitlines() == ['{"epoch": 0}', '{"epoch": 1, "tr', '{"epoch": 1}', '{"epoch": 2}']

@@ -37,6 +37,14 @@ def test_a_failed_save_leaves_the_old_one(tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == [checkpoint.BEST, checkpoint.LATEST]
 
 
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
+    checkpoint.save({"model": {}}, str(tmp_path), True)
+    (tmp_path / ".checkpoint.abc.tmp").write_bytes(b"half")
+    (tmp_path / "mine.tmp").write_bytes(b"the user's")
+    checkpoint.remove_leftovers(str(tmp_path))
+    assert sorted(os.listdir(str(tmp_path))) == [checkpoint.BEST, checkpoint.LATEST, "mine.tmp"]
+
+
 def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
     for number in range(2):
         checkpoint.save({"model": {"w": torch.full((100,), float(number))}}, str(tmp_path), False)
@@ -93,7 +101,18 @@ def test_restricted_unpickler_for_old_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"PK\x03\x04 but no zip", pickle.dumps([1, 2]), pickle.dumps({"a": 1})]
+    "content",
+    [
+        b"",
+        b"hello",
+        b"this is no checkpoint",
+        b"test",
+        b"epoch,loss\n1,2\n",
+        b"\x80\x02.",
+        b"PK\x03\x04 but no zip",
+        pickle.dumps([1, 2]),
+        pickle.dumps({"a": 1}),
+    ],
 )
 def test_other_files_are_refused(tmp_path, content):
     with open(path_of(tmp_path), "wb") as file:
@@ -105,6 +124,17 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_other_contents_are_refused(tmp_path):
     for content in ([1, 2], {"weights": 3}, {}):
+        torch.save(content, path_of(tmp_path))
+        with pytest.raises(UserError, match="is not a checkpoint"):
+            checkpoint.load(path_of(tmp_path))
+    for content in (
+        {"model": {"w": 3}},
+        {"model": 3},
+        {"model": {}, "args": "text"},
+        {"model": {}, "classes": 3},
+        {"model": {}, "epoch": "x"},
+        {"model": {}, "model_ema": [1]},
+    ):
         torch.save(content, path_of(tmp_path))
         with pytest.raises(UserError, match="is not a checkpoint"):
             checkpoint.load(path_of(tmp_path))
@@ -143,7 +173,7 @@ def test_fitting_names_the_difference():
             None,
             Launch(5, 8, 1, 4),
         ),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, 1, Launch(1, 2, 1, 2)),  # torch.distributed.launch without --use_env
+        ({"RANK": "1", "WORLD_SIZE": "2"}, 1, Launch(1, 2, 1, None)),  # torch.distributed.launch without --use_env
         (
             {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"},
             None,
@@ -151,7 +181,7 @@ def test_fitting_names_the_difference():
         ),
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}, None, Launch(3, 4, 3, 2)),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, None, Launch(0, 1, 0, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "RANK": "0", "WORLD_SIZE": "1"}, None, Launch(0, 1, 0, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "RANK": "0", "WORLD_SIZE": "1"}, None, Launch(0, 1, 0, None)),
     ],
 )
 def test_launchers(environ, option, want):
