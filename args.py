@@ -15,6 +15,7 @@ from runtime.errors import UserError
 INCIDENTAL = frozenset(
     [
         "auto_resume",
+        "bind_cpu",
         "checkpoint_steps",
         "config",
         "dist_eval",
@@ -210,6 +211,7 @@ def _add_precision(parser):
     group.add_argument("--amp-dtype", choices=sorted(amp.DTYPES), help="of native (default: the device's)")
     group.add_argument("--opt-level", default="O1", choices=["O0", "O1", "O2"], help="of apex (default: O1)")
     group.add_argument("--deterministic", action="store_true", help="bit-equal results on an accelerator too")
+    group.add_argument("--bind-cpu", action="store_true", help="give each process processor cores of its own")
     group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")
     group.add_argument("--dist-timeout", type=_POSITIVE_COUNT, default=1800, metavar="SECONDS", help="(default: 1800)")
     group.add_argument("--world-size", type=_POSITIVE_COUNT, default=1, help=argparse.SUPPRESS)

@@ -61,8 +61,7 @@ class Run:
         self.ema.load_state_dict(state.get("model_ema") or state["model"])
         if state.get("optimizer"):
             self._load_optimizer(state["optimizer"])
-        if self.precision.checkpoint_key:
-            self.precision.load_state_dict(state.get(self.precision.checkpoint_key))
+        self.precision.load(state)
 
     def _load_optimizer(self, state):
         """Restore the optimizer's memory; its settings stay those of this run's options."""

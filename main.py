@@ -13,6 +13,7 @@ import models
 import output
 import utils
 from runtime import checkpoint
+from runtime.binding import bind_cores
 from runtime.compat import release_versions
 from runtime.device import select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
@@ -25,6 +26,8 @@ def run(argv):
     if options.model not in models.MODEL_NAMES:
         raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(models.MODEL_NAMES)))
     launch = read_launch(os.environ, options.local_rank)
+    if options.bind_cpu:
+        bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.make_deterministic() if options.deterministic else device.prefer_speed()
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)

@@ -5,6 +5,7 @@ Order of use: `prepare` (before DDP, and before any state is loaded), then for e
 
 import contextlib
 import inspect
+import os
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -39,8 +40,8 @@ class Precision:
     def state_dict(self):
         return {}
 
-    def load_state_dict(self, state):
-        pass
+    def load(self, checkpoint):
+        """Take the loss scale from a checkpoint, whichever precision wrote it."""
 
 
 class NativePrecision(Precision):
@@ -74,7 +75,8 @@ class NativePrecision(Precision):
     def state_dict(self):
         return self.scaler.state_dict() if self.scaler else {}
 
-    def load_state_dict(self, state):
+    def load(self, checkpoint):
+        state = checkpoint.get("scaler") or _scaler_of_apex(checkpoint.get("amp"))
         if self.scaler and state:
             self.scaler.load_state_dict(state)
 
@@ -108,9 +110,26 @@ class ApexPrecision(Precision):
     def state_dict(self):
         return self.amp.state_dict()
 
-    def load_state_dict(self, state):
+    def load(self, checkpoint):
+        state = checkpoint.get("amp") or _apex_of_scaler(checkpoint.get("scaler"))
         if state:
             self.amp.load_state_dict(state)
+
+
+def _scaler_of_apex(state):
+    """torch's GradScaler state that goes on where apex.amp's `state` stopped; None for None."""
+    if not state:
+        return None
+    scaler = state["loss_scaler0"]
+    scale = {"scale": scaler["loss_scale"], "_growth_tracker": scaler["unskipped"]}
+    return dict(scale, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000)
+
+
+def _apex_of_scaler(state):
+    """The opposite of `_scaler_of_apex`."""
+    if not state:
+        return None
+    return {"loss_scaler0": {"loss_scale": state["scale"], "unskipped": state["_growth_tracker"]}}
 
 
 def _make_scaler(kind):
@@ -127,6 +146,17 @@ def _apex_amp():
     except Exception:
         return None
     return amp if hasattr(amp, "initialize") else None
+
+
+def _why_no_apex():
+    """What is in the place of apex.amp, for a message."""
+    try:
+        import apex
+    except Exception as error:
+        return "apex does not import (%s)" % error
+    return "the package apex in %s has no amp: PyPI's apex is another package, and NVIDIA's has none since 25.07" % (
+        os.path.dirname(getattr(apex, "__file__", None) or "?")
+    )
 
 
 def _has_native(kind):
@@ -147,10 +177,7 @@ def select_precision(mode, device, dtype_name=None, opt_level="O1"):
         if device.kind == "cpu":
             raise UserError("--amp apex: apex computes on NPU and CUDA only; use --amp native or --amp none")
         if _apex_amp() is None:
-            raise UserError(
-                "--amp apex: apex.amp cannot be imported (PyPI's package of that name is another one, and NVIDIA's "
-                "releases since 25.07 have no amp); use --amp native"
-            )
+            raise UserError("--amp apex: %s; use --amp native" % _why_no_apex())
         return ApexPrecision(device, opt_level)
     if mode == "native":
         if not _has_native(device.kind):

@@ -70,9 +70,9 @@ def _first_host(nodes):
 
 
 def _cores_of_a_process(environ, launch):
-    """The processor cores for one process: Slurm binds each task to its own, other launchers leave all to all."""
+    """The processor cores for one process: its own where it is bound to some, else its part of them all."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bound = "SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ
+    bound = usable < (os.cpu_count() or 1) or ("SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ)
     return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))
 
 

@@ -222,7 +222,7 @@ def test_precision_choice(monkeypatch):
     assert amp.select_precision("auto", cpu).name == wanted
     with pytest.raises(UserError, match="--amp apex"):
         amp.select_precision("apex", cpu)
-    with pytest.raises(UserError, match="--amp apex: apex.amp cannot be imported"):
+    with pytest.raises(UserError, match="--amp apex: apex does not import.*use --amp native"):
         amp.select_precision("apex", types.SimpleNamespace(kind="cuda"))
     if hasattr(torch, "autocast"):
         assert amp.select_precision("native", cpu).name == "native bfloat16"

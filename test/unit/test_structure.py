@@ -10,6 +10,7 @@ LEVELS = {
     "runtime.errors": 0,
     "runtime.compat": 0,
     "runtime.seeding": 0,
+    "runtime.binding": 0,
     "runtime.device": 1,
     "runtime.distributed": 2,
     "runtime.amp": 3,

@@ -1,0 +1,1 @@
+"""Stand-in for the unrelated package of the same name: it imports, and has no amp."""
