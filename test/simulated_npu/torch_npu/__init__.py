@@ -1,4 +1,4 @@
-"""Stands in for Ascend's torch_npu where there is no NPU: a device in the host's memory, with the limits of the real one.
+"""Stands in for Ascend's torch_npu where there is no NPU: a device in host memory, with the limits of the real one.
 
 torch >= 2.5 imports it by itself, as it does the real one. SIMULATED_NPU_COUNT sets the number of devices (8),
 SIMULATED_NPU_MEMORY_MIB the memory of each, SIMULATED_NPU_BF16=0 takes bfloat16 away. Streams exist in name only.

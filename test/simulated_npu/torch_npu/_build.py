@@ -1,4 +1,4 @@
-"""Builds the C++ part once for each torch, in torch's cache of extensions: `python _build.py FOLDER` does the building."""
+"""Builds the C++ part once for each torch, in torch's cache of extensions; `python _build.py FOLDER` does it."""
 
 import fcntl
 import hashlib

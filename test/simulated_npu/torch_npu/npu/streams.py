@@ -7,14 +7,12 @@ import torch
 from torch_npu import _C
 
 
-class Stream(torch.Stream):
-    def __new__(cls, device=None, priority=0):
-        return super().__new__(cls, device="npu:%d" % _C.current_device() if device is None else device)
+def Stream(device=None, priority=0):
+    return torch.Stream(device="npu:%d" % _C.current_device() if device is None else device, priority=priority)
 
 
-class Event(torch.Event):
-    def __new__(cls, enable_timing=False, blocking=False, interprocess=False):
-        return super().__new__(cls, "npu", enable_timing=enable_timing)
+def Event(enable_timing=False, blocking=False, interprocess=False):
+    return torch.Event("npu", enable_timing=enable_timing)
 
 
 def current_stream(device=None):
