@@ -7,19 +7,17 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCES = os.path.join(HERE, "csrc")
 
 
-def _files(folder, suffix):
-    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(suffix))
-
-
-SOURCES = _files(os.path.join(HERE, "csrc"), ".cpp")
+def _files(folder, *suffixes):
+    return sorted(os.path.join(folder, name) for name in os.listdir(folder) if name.endswith(suffixes))
 
 
 def library_path(torch_version):
     """The path of the built extension; builds it where it is not there, one process while the others wait."""
     digest = hashlib.sha256(("%s %s" % (torch_version, sys.version)).encode())
-    for path in SOURCES + _files(os.path.join(HERE, "csrc"), ".h") + [os.path.abspath(__file__)]:
+    for path in _files(SOURCES, ".cpp", ".h") + [os.path.abspath(__file__)]:
         with open(path, "rb") as file:
             digest.update(file.read())
     cache = os.environ.get("TORCH_EXTENSIONS_DIR") or os.path.expanduser("~/.cache/torch_extensions")
@@ -61,7 +59,9 @@ def _build(folder):
         name="simulated_npu",
         script_args=["--quiet", *words],
         packages=[],
-        ext_modules=[CppExtension("_C", SOURCES, extra_compile_args=flags, extra_link_args=["-s"])],
+        ext_modules=[
+            CppExtension("_C", [os.path.join("csrc", "whole.cpp")], extra_compile_args=flags, extra_link_args=["-s"])
+        ],
         cmdclass={"build_ext": BuildExtension.with_options(use_ninja=False)},
     )
 
