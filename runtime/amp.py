@@ -52,12 +52,12 @@ class NativePrecision(Precision):
         self.name = "native " + dtype_name
         self.kind = device.kind
         self.dtype = DTYPES[dtype_name]
-        self.scaler = _make_scaler(device.kind) if dtype_name == "float16" else None
+        self.scaler = _make_scaler(device) if dtype_name == "float16" else None
 
     def autocast(self):
         if hasattr(torch, "autocast"):
             return torch.autocast(self.kind, dtype=self.dtype)
-        return torch.cuda.amp.autocast()
+        return getattr(torch, self.kind).amp.autocast()
 
     def step(self, loss, optimizer, parameters, clip_grad=None):
         if self.scaler is None:
@@ -76,7 +76,7 @@ class NativePrecision(Precision):
 
     def load_state_dict(self, state):
         if self.scaler and state:
-            self.scaler.load_state_dict(state)
+            self.scaler.load_state_dict(dict({"dynamic": True}, **state))  # the NPU's own scaler asks for this key
 
 
 class ApexPrecision(Precision):
@@ -113,11 +113,11 @@ class ApexPrecision(Precision):
             self.amp.load_state_dict(state)
 
 
-def _make_scaler(kind):
+def _make_scaler(device):
     options = {"init_scale": 2.0**16, "growth_interval": 2000}
-    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(kind, **options)
-    return torch.cuda.amp.GradScaler(**options)
+    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler") and not device.saturates():
+        return torch.amp.GradScaler(device.kind, **options)
+    return getattr(torch, device.kind).amp.GradScaler(**options)
 
 
 def _apex_amp():
@@ -132,7 +132,7 @@ def _apex_amp():
 def _has_native(kind):
     if hasattr(torch, "autocast"):
         return True
-    return kind == "cuda" and hasattr(torch.cuda, "amp") and hasattr(torch.cuda.amp, "autocast")
+    return kind != "cpu" and hasattr(getattr(getattr(torch, kind), "amp", None), "autocast")
 
 
 def select_precision(mode, device, dtype_name=None, opt_level="O1"):
@@ -161,6 +161,7 @@ def select_precision(mode, device, dtype_name=None, opt_level="O1"):
         if device.is_accelerator and dtype_name == "bfloat16" and not device.supports_bfloat16():
             raise UserError("--amp-dtype bfloat16: %s does not support it; use float16" % device)
         return NativePrecision(device, dtype_name)
+    device.compute_float32_in_full()
     return Precision()
 
 

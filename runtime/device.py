@@ -22,6 +22,8 @@ class Device:
         self.torch_device = torch.device("%s:%d" % (kind, index)) if self.is_accelerator else torch.device("cpu")
         if self.is_accelerator:
             self._module.set_device(self.torch_device)
+            if hasattr(self._module, "set_compile_mode"):  # an NPU; it would compile each operator for each shape
+                self._module.set_compile_mode(jit_compile=False)
 
     @property
     def _module(self):
@@ -52,6 +54,18 @@ class Device:
             return cpu_has_bfloat16()
         probe = getattr(self._module, "is_bf16_supported", None)
         return bool(probe and probe())
+
+    def saturates(self):
+        """Whether float16 overflows to its largest number (Ascend 910A): only the NPU's own loss scaler notices."""
+        if self.kind != "npu":
+            return False
+        probe = getattr(getattr(torch.npu, "utils", None), "is_support_inf_nan", None)
+        return probe is not None and not probe()
+
+    def compute_float32_in_full(self):
+        """Turn HF32 off, by which an NPU drops bits in float32 convolutions unless told not to."""
+        if self.kind == "npu" and hasattr(torch.npu, "conv"):
+            torch.npu.conv.allow_hf32 = False
 
     def make_deterministic(self):
         """Forbid kernels whose result depends on timing."""

@@ -92,6 +92,24 @@ def test_autocast_casts(dtype):
     assert torch.npu.get_amp_supported_dtype() == [torch.float16, torch.bfloat16]
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float16, 0.01), (torch.bfloat16, 0.06)])
+def test_gradients_in_half_are_nearly_those_in_full(dtype, tolerance):
+    torch.manual_seed(0)
+    blocks = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten()]
+    model = nn.Sequential(*blocks, nn.Linear(128, 5)).to("npu")
+    images, targets = torch.randn(6, 3, 8, 8, device="npu"), torch.arange(6, device="npu") % 5
+
+    def gradients(enabled):
+        model.zero_grad()
+        with torch.autocast("npu", dtype=dtype, enabled=enabled):
+            loss = functional.cross_entropy(model(images), targets)
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    full, half = gradients(False), gradients(True)
+    assert 0 < (half - full).norm() / full.norm() < tolerance
+
+
 def test_softmax_gradients_in_half():
     values = torch.randn(3, 5)
     for name in ("softmax", "log_softmax"):
@@ -167,7 +185,7 @@ def test_settings():
     torch_npu.npu.conv.allow_hf32 = False
     assert not torch.npu.conv.allow_hf32
     torch_npu.npu.conv.allow_hf32 = True
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="allow_hf32"):
         torch_npu.npu.conv.allow_tf32 = False
     torch_npu.npu.set_compile_mode(jit_compile=False)
     assert torch_npu.npu.is_jit_compile_false()

@@ -7,7 +7,7 @@ import types
 import torch
 
 from torch_npu import _C
-from torch_npu.npu import amp
+from torch_npu.npu import amp, utils
 from torch_npu.npu.random import (  # noqa: F401
     get_rng_state,
     get_rng_state_all,
@@ -28,7 +28,7 @@ from torch_npu.npu.streams import (  # noqa: F401
     stream,
 )
 
-__all__ = ["amp"]
+__all__ = ["amp", "utils"]
 _NAME = "Ascend910B (simulated)"
 
 
@@ -39,8 +39,10 @@ class _Setting:
         self.__dict__["allow_hf32"] = allow_hf32
 
     def __setattr__(self, name, value):
-        if name != "allow_hf32" or not isinstance(value, bool):
-            raise AttributeError("only allow_hf32 can be set, to a bool")
+        if name != "allow_hf32":
+            raise AttributeError("only allow_hf32 can be set")
+        if not isinstance(value, bool):
+            raise TypeError("allow_hf32 must be a bool, but got %s" % type(value).__name__)
         self.__dict__[name] = value
 
 

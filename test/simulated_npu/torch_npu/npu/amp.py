@@ -21,3 +21,11 @@ class GradScaler(torch.amp.GradScaler):
         enabled=True,
     ):
         super().__init__("npu", init_scale, growth_factor, backoff_factor, growth_interval, enabled)
+        self._dynamic = dynamic
+
+    def state_dict(self):
+        return dict(super().state_dict(), dynamic=self._dynamic) if self._enabled else {}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._dynamic = state_dict["dynamic"]
