@@ -179,8 +179,10 @@ def test_results_are_the_cpus():
         assert torch.allclose(here, there.cpu(), atol=1e-6)
 
 
-def test_float64_becomes_float32():
-    assert torch.ones(1, device="npu").to(torch.float64).dtype == torch.float32
+def test_a_cast_to_float64_gives_float32():
+    here = torch.ones(1, device="npu")
+    assert here.to(torch.float64).dtype == here.double().dtype == torch.float32
+    assert torch.tensor(1.0, dtype=torch.float64, device="npu").dtype == torch.float64
 
 
 def test_memory_figures_and_limit(monkeypatch):

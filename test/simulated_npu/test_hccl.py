@@ -15,7 +15,8 @@ def run_ranks(function, folder, size=2):
 
 
 def in_group(rank, function, size, path):
-    torch.npu.set_device(0 if function is on_the_same_device else rank)
+    if function is not without_a_device:
+        torch.npu.set_device(0 if function is on_the_same_device else rank)
     distributed.init_process_group("hccl", init_method="file://" + path, rank=rank, world_size=size)
     function(rank, size)
     distributed.destroy_process_group()
@@ -63,6 +64,10 @@ def on_the_same_device(rank, size):
     distributed.all_reduce(torch.ones(2, device="npu"))
 
 
+def without_a_device(rank, size):
+    pass
+
+
 def make_model():
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(144, 300), nn.Linear(300, 2))
@@ -94,6 +99,10 @@ def test_ranks(tmp_path, function):
     run_ranks(function, tmp_path)
 
 
-def test_two_ranks_on_one_device(tmp_path):
-    with pytest.raises(Exception, match="is used by two ranks"):
-        run_ranks(on_the_same_device, tmp_path)
+@pytest.mark.parametrize(
+    "function, message",
+    [(on_the_same_device, "is used by two ranks"), (without_a_device, "set_device before init_process_group")],
+)
+def test_each_rank_needs_a_device(tmp_path, function, message):
+    with pytest.raises(Exception, match=message):
+        run_ranks(function, tmp_path)

@@ -1,6 +1,7 @@
 """The product on an NPU that is simulated over host memory (test/simulated_npu)."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -96,8 +97,9 @@ def test_native_precision_really_casts(tmp_path, images):
     for name, distance in (("float16", 0.003), ("bfloat16", 0.02)):
         assert logs[name] != logs["none"]
         assert logs[name] == pytest.approx(logs["none"], abs=distance)
-    assert weights_of(tmp_path / "float16")["scaler"]["scale"] == 2.0**16
-    assert weights_of(tmp_path / "float16")["scaler"]["_growth_tracker"] == 18
+    scaler = weights_of(tmp_path / "float16")["scaler"]
+    skipped = 16 - math.log2(scaler["scale"])  # the scale starts at 2**16 and is halved where a step overflows
+    assert skipped == int(skipped) < 9 and 0 < scaler["_growth_tracker"] <= 18 - skipped
 
 
 @pytest.mark.parametrize("nproc, precision", [(1, "native"), (2, "native"), (2, "none")])
@@ -155,13 +157,20 @@ def test_what_is_missing_is_told(images, monkeypatch):
 SMALL = [word for word in COMMON if not word.startswith("--batch-size")] + ["--npu"]
 
 
-def test_wrappers_on_one_device(project, images):
-    for name, case in (("train_performance_1p.sh", "bs24_1p_perf"), ("train_full_1p.sh", "bs24_1p_acc")):
-        words = ["--data_path=" + images, "--epochs=1", "--existing-output=rename", *SMALL]
-        status, out, err = run_wrapper(project, name, words)
-        assert status == 0, out + err
-        assert "device        npu:0" in out and "precision     native float16" in out
-        assert os.path.exists(os.path.join(project, "test", "output", "0", "SPACH-SMLP_%s.log" % case))
+@pytest.mark.parametrize(
+    "name, nproc, case, amp",
+    [
+        ("train_performance_1p.sh", 1, "bs24_1p_perf", "native"),
+        ("train_full_1p.sh", 1, "bs24_1p_acc", "none"),
+        ("train_performance_8p.sh", 2, "bs12_2p_perf", "native"),
+    ],
+)
+def test_wrappers(project, images, name, nproc, case, amp):
+    words = ["--data_path=" + images, "--epochs=1", "--nproc=%d" % nproc, "--amp=" + amp, *SMALL]
+    status, out, err = run_wrapper(project, name, words)
+    assert status == 0, out + err
+    assert "device        npu:0" in out and "precision     " + {"none": "float32"}.get(amp, amp) in out
+    assert os.path.exists(os.path.join(project, "test", "output", "0", "SPACH-SMLP_%s.log" % case))
 
 
 def test_wrappers_on_eight_devices(tmp_path, project):
@@ -173,8 +182,6 @@ def test_wrappers_on_eight_devices(tmp_path, project):
     output = os.path.join(project, "test", "output", "0")
     status, out, err = run_wrapper(project, "train_eval_8p.sh", ["--resume=" + output, *words])
     assert status == 0 and "on 16 images" in out, out + err
-    status, out, err = run_wrapper(project, "train_performance_8p.sh", ["--amp=none", *words])
-    assert status == 0 and "precision     float32" in out, out + err
 
 
 @pytest.mark.parametrize(

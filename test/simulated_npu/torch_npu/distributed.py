@@ -7,6 +7,8 @@ from torch_npu import _C
 
 
 def _make_hccl(store, rank, size, timeout):
+    if size > 1 and not _C.device_was_chosen():
+        raise RuntimeError("HCCL: call torch.npu.set_device before init_process_group")
     gloo = distributed.ProcessGroupGloo(distributed.PrefixStore("gloo", store), rank, size, timeout=timeout)
     return _C.make_hccl(store, gloo)
 

@@ -19,6 +19,7 @@ namespace {
 
 std::atomic<bool> used{false};
 std::atomic<bool> bad_fork{false};
+std::atomic<bool> chosen{false};
 thread_local c10::DeviceIndex current = 0;
 thread_local std::array<c10::StreamId, 128> current_streams{};
 std::atomic<c10::StreamId> last_stream{0};
@@ -81,6 +82,15 @@ void set_current_device(c10::DeviceIndex index) {
     current = index;
 }
 
+void choose_device(c10::DeviceIndex index) {
+    set_current_device(index);
+    chosen = true;
+}
+
+bool device_was_chosen() noexcept {
+    return chosen;
+}
+
 namespace {
 
 // Streams and events in name only: every kernel has run when its call returns.
@@ -90,17 +100,21 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     }
     c10::Device exchangeDevice(c10::Device device) const override {
         const auto before = getDevice();
-        setDevice(device);
+        change(device);
         return before;
+    }
+    void change(c10::Device device) const {
+        TORCH_CHECK(device.type() == kNpu, "Expected an npu device, got ", device);
+        if (device.has_index() && device.index() != current) {
+            set_current_device(device.index());
+        }
     }
     c10::Device getDevice() const override {
         return {kNpu, current};
     }
     void setDevice(c10::Device device) const override {
-        TORCH_CHECK(device.type() == kNpu, "Expected an npu device, got ", device);
-        if (device.has_index() && device.index() != current) {
-            set_current_device(device.index());
-        }
+        change(device);
+        chosen = true;
     }
     void uncheckedSetDevice(c10::Device device) const noexcept override {
         if (device.has_index()) {
@@ -177,7 +191,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
         return device_count();
     }
     void setCurrentDevice(c10::DeviceIndex index) const override {
-        set_current_device(index);
+        choose_device(index);
     }
     c10::DeviceIndex getCurrentDevice() const override {
         return current;

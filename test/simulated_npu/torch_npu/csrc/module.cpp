@@ -7,7 +7,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     using namespace simulated_npu;
     m.def("device_count", [] { return static_cast<int>(device_count()); });
     m.def("current_device", [] { return static_cast<int>(current_device()); });
-    m.def("set_device", [](int index) { set_current_device(static_cast<c10::DeviceIndex>(index)); });
+    m.def("set_device", [](int index) { choose_device(static_cast<c10::DeviceIndex>(index)); });
+    m.def("device_was_chosen", &device_was_chosen);
     m.def("use_device", &use_device);
     m.def("is_used", &is_used);
     m.def("in_bad_fork", &in_bad_fork);

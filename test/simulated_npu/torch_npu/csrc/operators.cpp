@@ -85,12 +85,12 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& target
     return copy_from(self, target, false);
 }
 
-// An NPU before Ascend 950 has no float64: a cast to it gives float32.
+// An NPU before Ascend 950 has no float64: a cast on the device gives float32. A copy from the host keeps its type.
 at::Tensor to_copy(
     const at::Tensor& self, std::optional<at::ScalarType> dtype, std::optional<c10::Layout> layout,
     std::optional<c10::Device> device, std::optional<bool> pin_memory, bool non_blocking,
     std::optional<at::MemoryFormat> format) {
-    if (dtype == at::kDouble && device.value_or(self.device()).type() == kNpu) {
+    if (dtype == at::kDouble && self.is_privateuseone() && device.value_or(self.device()).type() == kNpu) {
         TORCH_WARN_ONCE("Device do not support double dtype now, dtype cast replace with float.");
         dtype = at::kFloat;
     }

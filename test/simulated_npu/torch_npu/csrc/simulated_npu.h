@@ -19,6 +19,8 @@ bool in_bad_fork() noexcept;
 
 c10::DeviceIndex current_device() noexcept;
 void set_current_device(c10::DeviceIndex index);  // raises for an index that is not there
+void choose_device(c10::DeviceIndex index);       // the same, asked for by the program
+bool device_was_chosen() noexcept;
 
 // Memory of the host as memory of device `index`, counted like any other.
 at::DataPtr adopt(at::DataPtr host, size_t bytes, c10::DeviceIndex index);
