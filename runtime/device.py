@@ -31,7 +31,9 @@ class Device:
 
     def __str__(self):
         if self.is_accelerator:
-            return "%s (%s)" % (self.torch_device, _name_of(self._module, self.index))
+            has_name = hasattr(self._module, "get_device_name")
+            name = self._module.get_device_name(self.index) if has_name else "unnamed"
+            return "%s (%s)" % (self.torch_device, name)
         return "cpu (%s, %d threads)" % (platform.machine(), torch.get_num_threads())
 
     def synchronize(self):
@@ -78,10 +80,6 @@ class Device:
     def prefer_speed(self):
         """Let the convolution library try its kernels and keep the fastest."""
         torch.backends.cudnn.benchmark = True
-
-
-def _name_of(module, index):
-    return module.get_device_name(index) if hasattr(module, "get_device_name") else "unnamed"
 
 
 def select_device(requested, local_rank=0, local_world_size=1):

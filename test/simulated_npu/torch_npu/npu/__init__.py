@@ -118,13 +118,13 @@ def synchronize(device=None):
     torch.accelerator.synchronize(_index_of(device))
 
 
-def get_device_properties(device=None):
-    limit = _C.memory_figures(_index_of(device))[2]
+def get_device_properties(device_name=None):
+    limit = _C.memory_figures(_index_of(device_name))[2]
     return types.SimpleNamespace(name=_NAME, total_memory=limit)
 
 
-def get_device_name(device=None):
-    if _index_of(device) >= device_count():
+def get_device_name(device_name=None):
+    if _index_of(device_name) >= device_count():
         raise AssertionError("Invalid device id")
     return _NAME
 
