@@ -53,12 +53,12 @@ class NativePrecision(Precision):
         self.name = "native " + dtype_name
         self.kind = device.kind
         self.dtype = DTYPES[dtype_name]
-        self.scaler = _make_scaler(device.kind) if dtype_name == "float16" else None
+        self.scaler = _make_scaler(device) if dtype_name == "float16" else None
 
     def autocast(self):
         if hasattr(torch, "autocast"):
             return torch.autocast(self.kind, dtype=self.dtype)
-        return torch.cuda.amp.autocast()
+        return getattr(torch, self.kind).amp.autocast()
 
     def step(self, loss, optimizer, parameters, clip_grad=None):
         if self.scaler is None:
@@ -78,7 +78,7 @@ class NativePrecision(Precision):
     def load(self, checkpoint):
         state = checkpoint.get("scaler") or _scaler_of_apex(checkpoint.get("amp"))
         if self.scaler and state:
-            self.scaler.load_state_dict(state)
+            self.scaler.load_state_dict(dict({"dynamic": True}, **state))  # the NPU's own scaler asks for this key
 
 
 class ApexPrecision(Precision):
@@ -132,11 +132,11 @@ def _apex_of_scaler(state):
     return {"loss_scaler0": {"loss_scale": state["scale"], "unskipped": state["_growth_tracker"]}}
 
 
-def _make_scaler(kind):
+def _make_scaler(device):
     options = {"init_scale": 2.0**16, "growth_interval": 2000}
-    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(kind, **options)
-    return torch.cuda.amp.GradScaler(**options)
+    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler") and not device.saturates():
+        return torch.amp.GradScaler(device.kind, **options)
+    return getattr(torch, device.kind).amp.GradScaler(**options)
 
 
 def _apex_amp():
@@ -162,7 +162,7 @@ def _why_no_apex():
 def _has_native(kind):
     if hasattr(torch, "autocast"):
         return True
-    return kind == "cuda" and hasattr(torch.cuda, "amp") and hasattr(torch.cuda.amp, "autocast")
+    return kind != "cpu" and hasattr(getattr(getattr(torch, kind), "amp", None), "autocast")
 
 
 def select_precision(mode, device, dtype_name=None, opt_level="O1"):
@@ -188,6 +188,7 @@ def select_precision(mode, device, dtype_name=None, opt_level="O1"):
         if device.is_accelerator and dtype_name == "bfloat16" and not device.supports_bfloat16():
             raise UserError("--amp-dtype bfloat16: %s does not support it; use float16" % device)
         return NativePrecision(device, dtype_name)
+    device.compute_float32_in_full()
     return Precision()
 
 

@@ -22,6 +22,8 @@ class Device:
         self.torch_device = torch.device("%s:%d" % (kind, index)) if self.is_accelerator else torch.device("cpu")
         if self.is_accelerator:
             self._module.set_device(self.torch_device)
+            if hasattr(self._module, "set_compile_mode"):  # an NPU; it would compile each operator for each shape
+                self._module.set_compile_mode(jit_compile=False)
 
     @property
     def _module(self):
@@ -29,7 +31,9 @@ class Device:
 
     def __str__(self):
         if self.is_accelerator:
-            return "%s (%s)" % (self.torch_device, _name_of(self._module, self.index))
+            has_name = hasattr(self._module, "get_device_name")
+            name = self._module.get_device_name(self.index) if has_name else "unnamed"
+            return "%s (%s)" % (self.torch_device, name)
         return "cpu (%s, %d threads)" % (platform.machine(), torch.get_num_threads())
 
     def synchronize(self):
@@ -53,6 +57,18 @@ class Device:
         probe = getattr(self._module, "is_bf16_supported", None)
         return bool(probe and probe())
 
+    def saturates(self):
+        """Whether float16 overflows to its largest number (Ascend 910A): only the NPU's own loss scaler notices."""
+        if self.kind != "npu":
+            return False
+        probe = getattr(getattr(torch.npu, "utils", None), "is_support_inf_nan", None)
+        return probe is not None and not probe()
+
+    def compute_float32_in_full(self):
+        """Turn HF32 off, by which an NPU drops bits in float32 convolutions unless told not to."""
+        if self.kind == "npu" and hasattr(torch.npu, "conv"):
+            torch.npu.conv.allow_hf32 = False
+
     def make_deterministic(self):
         """Forbid kernels whose result depends on timing."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -64,10 +80,6 @@ class Device:
     def prefer_speed(self):
         """Let the convolution library try its kernels and keep the fastest."""
         torch.backends.cudnn.benchmark = True
-
-
-def _name_of(module, index):
-    return module.get_device_name(index) if hasattr(module, "get_device_name") else "unnamed"
 
 
 def select_device(requested, local_rank=0, local_world_size=1):
