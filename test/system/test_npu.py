@@ -39,7 +39,7 @@ def simulator(built, monkeypatch):
 
 
 def test_the_simulator_itself():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "norecursedirs=", SIMULATOR]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", os.path.join(SIMULATOR, "unit")]
     environ = clean_environment(PYTHONPATH=os.pathsep.join([SIMULATOR, ROOT]))
     done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout

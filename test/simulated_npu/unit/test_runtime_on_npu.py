@@ -55,7 +55,7 @@ def test_loss_scaler_is_the_npus_own_where_float16_saturates(device, monkeypatch
         giver.scaler.update(8.0) if giver.scaler._scale is not None else giver.scaler.scale(
             torch.ones((), device="npu")
         )
-        taker.load_state_dict(giver.state_dict())
+        taker.load({"scaler": giver.state_dict()})
         assert taker.scaler.get_scale() == giver.scaler.get_scale()
 
 
