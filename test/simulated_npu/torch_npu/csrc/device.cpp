@@ -1,4 +1,4 @@
-// The devices of the process: which are there, which is current, their streams and events, and the hooks that torch asks.
+// The devices of the process: which are there, which is current, their streams and events, and what torch asks of them.
 
 #include "simulated_npu.h"
 
@@ -64,8 +64,8 @@ bool in_bad_fork() noexcept {
 void use_device() {
     TORCH_CHECK(
         !bad_fork,
-        "Cannot re-initialize NPU in forked subprocess. To use NPU with multiprocessing, you must use the 'spawn' start "
-        "method");
+        "Cannot re-initialize NPU in forked subprocess. To use NPU with multiprocessing, you must use the 'spawn' "
+        "start method");
     if (!used) {
         TORCH_CHECK(device_count() > 0, "No NPU is available");
         used = true;
@@ -208,7 +208,9 @@ struct Hooks final : at::PrivateUse1HooksInterface {
         return default_generator(index < 0 ? current : index);
     }
     at::Generator getNewGenerator(c10::DeviceIndex index) const override {
-        return default_generator(index < 0 ? current : index).clone();
+        auto generator = default_generator(index < 0 ? current : index).clone();
+        generator.set_current_seed(at::default_rng_seed_val);
+        return generator;
     }
     at::Device getDeviceFromPtr(void*) const override {
         return {kNpu, current};

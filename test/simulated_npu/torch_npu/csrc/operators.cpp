@@ -33,8 +33,8 @@ at::Tensor empty(
 }
 
 at::Tensor empty_strided(
-    at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype, std::optional<c10::Layout> layout,
-    std::optional<c10::Device> device, std::optional<bool> pin_memory) {
+    at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> dtype,
+    std::optional<c10::Layout> layout, std::optional<c10::Device> device, std::optional<bool> pin_memory) {
     const c10::DeviceGuard guard(check_factory(layout, device, pin_memory));
     return at::detail::empty_strided_generic(
         size, stride, c10::GetAllocator(kNpu), kKeys, c10::dtype_or_default(dtype));

@@ -1,4 +1,4 @@
-// A device named npu over host memory, for tests. What it may compute is what a CPU computes; what it refuses is what an
+// A device named npu over host memory, for tests. What it computes is what a CPU computes; what it refuses is what an
 // Ascend NPU refuses: tensors of another device, use in a forked child, an index that is not there.
 #pragma once
 
