@@ -102,6 +102,20 @@ def test_native_precision_really_casts(tmp_path, images):
     assert skipped == int(skipped) < 9 and 0 < scaler["_growth_tracker"] <= 18 - skipped
 
 
+def test_apex_trains_and_moves_to_native(tmp_path, images, monkeypatch):
+    """The stand-in refuses a distributed model, so initialisation comes first, and has a state only after it."""
+    stand_in = os.path.join(ROOT, "test", "stand_in_apex")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([SIMULATOR, stand_in, os.path.join(stand_in, "ascend")]))
+    out = str(tmp_path / "out")
+    assert "precision     apex O1" in succeed(words_for(images, out, "--epochs=1"), 2)
+    state = weights_of(out)["amp"]["loss_scaler0"]
+    assert state["loss_scale"] <= 2.0**16 and "scaler" not in weights_of(out)
+    succeed(words_for(images, out, "--epochs=2"), 2)
+    assert weights_of(out)["amp"]["loss_scaler0"]["unskipped"] == state["unskipped"] + 3
+    succeed(words_for(images, out, "--epochs=3", "--amp=native"), 2)
+    assert weights_of(out)["scaler"]["scale"] <= state["loss_scale"] and "amp" not in weights_of(out)
+
+
 @pytest.mark.parametrize("nproc, precision", [(1, "native"), (2, "native"), (2, "none")])
 def test_killed_and_started_again(tmp_path, nproc, precision):
     images = write_images(str(tmp_path / "images"), train=12 * nproc)
