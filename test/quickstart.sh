@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained, evaluated network: makes .venv if need be, writes scikit-learn's handwritten digits as an
-# image folder (data/digits), trains sMLPNet-T on them for 8 epochs and evaluates the best weights. Minutes on a CPU.
+# image folder (data/digits), trains sMLPNet-T on them for 6 epochs and evaluates the best weights. Minutes on a CPU.
 #   bash test/quickstart.sh [any option of main.py]
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
