@@ -162,7 +162,7 @@ def _why_no_apex():
 def _has_native(kind):
     if hasattr(torch, "autocast"):
         return True
-    return kind != "cpu" and hasattr(getattr(getattr(torch, kind), "amp", None), "autocast")
+    return kind != "cpu" and hasattr(getattr(getattr(torch, kind, None), "amp", None), "autocast")
 
 
 def select_precision(mode, device, dtype_name=None, opt_level="O1"):
