@@ -34,9 +34,9 @@ def use(monkeypatch):
 
 
 def device(kind):
-    return types.SimpleNamespace(
-        kind=kind, is_accelerator=True, supports_bfloat16=lambda: True, saturates=lambda: False
-    )
+    """An accelerator as far as the choice of a precision looks at it."""
+    says = {"supports_bfloat16": lambda: True, "saturates": lambda: False, "compute_float32_in_full": lambda: None}
+    return types.SimpleNamespace(kind=kind, is_accelerator=True, **says)
 
 
 class Layer:
