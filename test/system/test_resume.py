@@ -32,7 +32,8 @@ def kill_after(process, path, times):
     def replaced():
         assert process.poll() is None, process.communicate()
         if os.path.exists(path):
-            seen.add(os.stat(path).st_ino)
+            status = os.stat(path)
+            seen.add((status.st_ino, status.st_mtime_ns))  # a freed inode number may be used again
         return len(seen) >= times
 
     wait_for(replaced)
