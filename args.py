@@ -24,7 +24,7 @@ INCIDENTAL = frozenset(
         "eval_json",
         "existing_output",
     ]
-    + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_freq", "throughput", "world_size"]
+    + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_freq", "throughput", "virtual_ranks", "world_size"]
 )
 
 # Options of the published code that nothing reads: accepted, said aloud when set.
@@ -214,6 +214,12 @@ def _add_precision(parser):
     group.add_argument("--bind-cpu", action="store_true", help="give each process processor cores of its own")
     group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")
     group.add_argument("--dist-timeout", type=_POSITIVE_COUNT, default=1800, metavar="SECONDS", help="(default: 1800)")
+    group.add_argument(
+        "--virtual-ranks",
+        type=_POSITIVE_COUNT,
+        metavar="N",
+        help="do the work of N processes, whatever their number: N batches a step (default: one a process)",
+    )
     group.add_argument("--world-size", type=_POSITIVE_COUNT, default=1, help=argparse.SUPPRESS)
     group.add_argument("--local-rank", type=_COUNT, help=argparse.SUPPRESS)
 
@@ -240,6 +246,13 @@ def _add_run(parser):
     group.add_argument("--start-epoch", type=_COUNT, default=0, metavar="N", help="without a checkpoint (default: 0)")
     group.add_argument(
         "--checkpoint-steps", type=_COUNT, default=0, metavar="N", help="save within an epoch too (default: 0, never)"
+    )
+    group.add_argument(
+        "--on-nonfinite",
+        default="stop",
+        choices=["stop", "skip"],
+        help="when a loss is NaN or infinite: end the run, or skip that step, at the cost of a wait for the device in "
+        "each (default: stop)",
     )
     group.add_argument("--print-freq", type=_POSITIVE_COUNT, default=10, metavar="STEPS", help="(default: 10)")
     group.add_argument("--eval", action="store_true", help="evaluate only")

@@ -13,6 +13,7 @@ from runtime.compat import Mixup, create_model, release_versions
 from runtime.ema import Ema, NoEma
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
+from runtime.stops import StopSignals
 
 
 def build_run(options, ranks, logger, num_classes, start):
@@ -20,7 +21,7 @@ def build_run(options, ranks, logger, num_classes, start):
     bare module, and state is loaded into what the precision has prepared."""
     device = ranks.device
     model = build_model(options, num_classes, start).to(device.torch_device)
-    lr = optim.scaled_lr(options, ranks.world_size)
+    lr = optim.scaled_lr(options, ranks.virtual_size)
     optimizer = optim.build_optimizer(options, model, lr)
     learning_rate = optim.LearningRate(options, optimizer, lr)
     precision = select_precision(options.amp, device, options.amp_dtype, options.opt_level)
@@ -45,6 +46,8 @@ def build_run(options, ranks, logger, num_classes, start):
         logger=logger,
         print_freq=options.print_freq,
         show_bar=ranks.is_main and sys.stderr.isatty(),
+        skips_not_finite=options.on_nonfinite == "skip",
+        stop=StopSignals(logger.warning),
     )
     if start.loaded:
         load(options, current, start)
@@ -105,11 +108,12 @@ def load(options, current, start):
         if current.ema.module is not None:
             current.ema.load_state_dict(start.loaded["model_ema"])
         return
-    before = start.loaded.get("world_size", current.ranks.world_size)
-    if before != current.ranks.world_size:
+    before, now = start.loaded.get("world_size", current.ranks.virtual_size), current.ranks.virtual_size
+    if before != now:
         raise UserError(
-            "%s was written by %d process(es), this run has %d: go on with %d (--nproc=%d in the test/*.sh wrappers), "
-            "or start in another --output-dir" % (start.path, before, current.ranks.world_size, before, before)
+            "%s was written by a run of %d process(es), this run has %d: go on with %d (--nproc=%d in the test/*.sh "
+            "wrappers), or with fewer that do their work (--virtual-ranks %d), or start in another --output-dir"
+            % (start.path, before, now, before, before, before)
         )
     if recorded.get("opt", options.opt) != options.opt:
         raise UserError("%s holds the state of --opt %s, not of %s" % (start.path, recorded["opt"], options.opt))
@@ -123,10 +127,13 @@ def load(options, current, start):
 def describe(options, current, loaders, start):
     """One block that says what is about to happen."""
     parameters = sum(parameter.numel() for parameter in current.bare_model.parameters())
-    world_size = current.ranks.world_size
+    world_size, virtual_size = current.ranks.world_size, current.ranks.virtual_size
+    processes = "%d process(es)" % world_size
+    if virtual_size != world_size:
+        processes += " for %d virtual ranks" % virtual_size
     train_images = loaders.train.image_count if loaders.train else "no"
     rows = [
-        ("device", "%s, %d process(es)" % (current.device, world_size)),
+        ("device", "%s, %s" % (current.device, processes)),
         ("precision", current.precision.name),
         ("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, "{:,}".format(parameters))),
         ("token layout", current.bare_model.token_layout),
@@ -135,8 +142,8 @@ def describe(options, current, loaders, start):
     ]
     if loaders.train:
         batch_size = loaders.train.batch_size
-        rows.append(("global batch", "%d (%d a process)" % (batch_size * world_size, batch_size)))
-        rows.append(("peak LR", "%g" % optim.scaled_lr(options, world_size)))
+        rows.append(("global batch", "%d (%d a rank)" % (batch_size * virtual_size, batch_size)))
+        rows.append(("peak LR", "%g" % optim.scaled_lr(options, virtual_size)))
         rows.append(("epochs", "%d of %d steps" % (options.epochs, len(loaders.train))))
     rows.append(("start", "from %s" % start.path if start.path else "from random weights"))
     folder = os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir"

@@ -7,16 +7,16 @@ import os
 from collections import namedtuple
 
 import PIL
-import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from runtime.compat import KEEP_WORKERS, create_transform
+from batches import Batches
+from runtime.compat import create_transform
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
-from samplers import EvalShard, Position, PositionBatches, RASampler
+from samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL_SIZE = 32  # up to this size a picture of just the size is not resized, and cropped after padding in training
@@ -127,50 +127,6 @@ def _why(error):
     return "no known image format" if unidentified else " ".join(str(error).split())
 
 
-def collate(samples):
-    """(images (B, 3, H, W), targets (B,), names of unreadable files); B counts the samples with a picture."""
-    bad_files = [name for sample in samples for name in sample.bad_files]
-    good = [sample for sample in samples if sample.image is not None]
-    if not good:
-        return None, None, bad_files
-    return torch.stack([sample.image for sample in good]), torch.tensor([sample.target for sample in good]), bad_files
-
-
-class Batches:
-    """Batches of a DataLoader on the device: (images (B, 3, H, W), targets (B,)).
-
-    An unreadable image is a UserError, or counted in `skipped` with `skip_bad`.
-    """
-
-    def __init__(self, loader, batch_size, device, skip_bad):
-        self.loader, self.batch_size, self.device, self.skip_bad = loader, batch_size, device, skip_bad
-        self.image_count = len(loader.dataset)
-        self.is_sharded = False  # whether this rank has only its share of the images
-        self.skipped = 0
-
-    def __len__(self):
-        return len(self.loader)
-
-    def epoch(self, epoch, first_step=0):
-        """The batches of `epoch` from `first_step` on."""
-        self.loader.batch_sampler.start_at(epoch, first_step)
-        return iter(self)
-
-    def __iter__(self):
-        self.skipped = 0
-        for images, targets, bad_files in self.loader:
-            if bad_files and not self.skip_bad:
-                raise UserError(
-                    "unreadable image: %s; repair or remove it, or pass --skip-bad-images" % bad_files[0], one_rank=True
-                )
-            self.skipped += len(bad_files)
-            if images is not None:
-                yield (
-                    images.to(self.device.torch_device, non_blocking=True),
-                    targets.to(self.device.torch_device, non_blocking=True),
-                )
-
-
 def build_loaders(args, ranks, classes=None):
     """Loaders(train, val, classes) of `--data-path` for this rank; train is None with `--eval` or `--throughput`.
 
@@ -226,35 +182,33 @@ def _check_no_class_is_empty(folder, images, classes):
 
 
 def _train_batches(args, ranks, dataset):
-    sampler = RASampler(dataset, ranks.world_size, ranks.rank, seed=args.seed, repeats=3 if args.repeated_aug else 1)
-    batch_size = min(args.batch_size, len(sampler) // 2 * 2)
+    repeats = 3 if args.repeated_aug else 1
+    samplers = [
+        RASampler(dataset, ranks.virtual_size, rank, seed=args.seed, repeats=repeats) for rank in ranks.virtual_ranks
+    ]
+    batch_size = min(args.batch_size, len(samplers[0]) // 2 * 2)
     if batch_size < 1 or (batch_size == 1 and args.batch_size > 1):
         raise UserError(
             "%d training images are too few for %d processes: batch normalisation needs 2 images on each"
-            % (len(dataset), ranks.world_size)
+            % (len(dataset), ranks.virtual_size)
         )
-    return _batches(args, ranks, dataset, batch_size, batch_sampler=PositionBatches(sampler, batch_size, ranks.rank))
+    return _batches(args, ranks, dataset, PositionBatches(samplers, batch_size), parts=len(samplers))
 
 
 def _val_batches(args, ranks, dataset):
     shard = EvalShard(len(dataset), ranks.world_size, ranks.rank) if args.dist_eval else EvalShard(len(dataset))
-    batch_size = int(1.5 * args.batch_size)
-    batches = _batches(args, ranks, dataset, batch_size, sampler=shard, batch_size=batch_size)
+    batches = _batches(args, ranks, dataset, ShardBatches(shard, int(1.5 * args.batch_size)))
     batches.is_sharded = args.dist_eval
     return batches
 
 
-def _batches(args, ranks, dataset, size, **options):
-    workers = args.num_workers
-    if workers is None:
-        workers = min(10, ranks.cores)
-    if workers:
-        options.update(KEEP_WORKERS)
-    loader = DataLoader(
+def _batches(args, ranks, dataset, batch_sampler, **options):
+    return Batches(
         dataset,
-        num_workers=workers,
-        collate_fn=collate,
+        batch_sampler,
+        ranks.device,
+        workers=min(10, ranks.cores) if args.num_workers is None else args.num_workers,
         pin_memory=args.pin_mem and ranks.device.is_accelerator,
+        skip_bad=args.skip_bad_images,
         **options,
     )
-    return Batches(loader, size, ranks.device, args.skip_bad_images)

@@ -1,16 +1,17 @@
 """The training and evaluation loops over a Run; they name no device, no version and no precision."""
 
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
 from torch.nn import functional
 
 from runtime.compat import inference_mode
-from runtime.errors import RunError
+from runtime.errors import RunError, Stopped
 from runtime.seeding import position_seed, seed_host
+from runtime.stops import StopSignals, elected
+from steps import note_skipped, stop_unless_finite, take_gradients
 from utils import Progress
 
 _LOSS_UNIT = 2.0**24  # losses are added up as integers of this fraction: exact, in any order, on any number of ranks
@@ -35,10 +36,12 @@ class Run:
     logger: Any
     print_freq: int = 10
     show_bar: bool = False
+    skips_not_finite: bool = False
+    stop: Any = field(default_factory=StopSignals)
 
-    def seed_step(self, epoch, step):
-        """Set every generator for one step of this rank: mixup, dropout and drop path draw from them."""
-        value = position_seed("step", self.seed, epoch, self.ranks.rank, step)
+    def seed_step(self, epoch, step, rank):
+        """Set every generator for one step of the (virtual) rank: mixup, dropout and drop path draw from them."""
+        value = position_seed("step", self.seed, epoch, rank, step)
         seed_host(value)
         self.device.seed(value)
 
@@ -76,63 +79,86 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
     """Train `epoch` and return its statistics as a dictionary.
 
     `start` is the {"step", "loss_sum", ...} of a checkpoint within this epoch. After every `save_every` optimizer steps
-    of the run `save(state)` is called with such a dictionary. RunError on all ranks once a loss is not finite.
+    of the run, and when a signal stops it, `save(state)` is called with such a dictionary. All ranks together raise
+    NotFiniteError once a loss is not finite, and Stopped after a signal.
     """
+    if start and "stats" in start:
+        return start["stats"]  # it was stopped while it evaluated
     run.model.train()
-    first_step = start["step"] if start else 0
-    steps = len(batches)
+    first_step, steps = start["step"] if start else 0, len(batches)
     progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
-    if start:
-        progress.loss_sum, progress.loss_count = start["loss_sum"], start["step"]
+    progress.restore(start or {})
     lr = run.learning_rate.set(epoch)
-    for step, (images, targets) in progress.watch(batches.epoch(epoch, first_step)):
-        run.seed_step(epoch, step)
-        inputs, targets = run.mix(images, targets)
-        with run.precision.autocast():
-            loss = run.criterion(inputs, run.model(inputs), targets)
-        run.precision.step(loss, run.optimizer, run.model.parameters(), run.clip_grad)
-        run.ema.update(run.bare_model)
-        progress.add(loss.detach(), len(inputs), lr)
-        save_now = save_every and (epoch * steps + step + 1) % save_every == 0 and step + 1 < steps
-        if save_now or progress.is_due(step):
-            _stop_unless_finite(run, progress.collect(), epoch, step)
-        if save_now:
-            save({"step": step + 1, "loss_sum": run.ranks.mean(progress.loss_sum)})
-    if progress.lr is None:
+    for step, parts in progress.watch(batches.epoch(epoch, first_step), batches.parts):
+        run.ranks.mark(epoch, step)
+        is_within = step + 1 < steps
+        save_now = is_within and bool(save_every) and (epoch * steps + step + 1) % save_every == 0
+        result = take_gradients(run, parts, epoch, step)
+        if result.is_skipped:
+            note_skipped(run, batches, epoch, step, result.losses, progress)
+        else:
+            progress.add(result.losses, result.images, lr)
+        stop = 0
+        if save_now or progress.is_due(step) or (run.stop.number and run.ranks.world_size == 1):
+            stop = _agree(run, batches, epoch, step, progress)
+        if not result.is_skipped:
+            run.precision.step(run.optimizer, run.model.parameters(), run.clip_grad)
+            run.ema.update(run.bare_model)
+        if is_within and (save_now or stop):
+            save(progress.state(step + 1))
+        if is_within and stop:
+            raise Stopped(stop)
+    if not progress.loss_count and not progress.skipped:
         raise RunError("no training image could be read")
     images_per_second = progress.log_summary(batches.batch_size, run.ranks.world_size)
     return {
-        "train_loss": run.ranks.mean(progress.mean_loss),
+        "train_loss": progress.mean_loss,
         "train_loss_median": progress.median_loss,
         "train_lr": lr,
         "images_per_second": images_per_second,
         "train_images_skipped": run.ranks.count(batches.skipped),
+        "train_steps_skipped": progress.skipped,
         "seconds": progress.seconds,
     }
 
 
-def _stop_unless_finite(run, loss, epoch, step):
-    if run.ranks.any(not math.isfinite(loss)):
-        raise RunError(
-            "the loss is not finite (%s on this rank) at epoch %d, step %d: nothing was saved since; lower --lr or set "
-            "--clip-grad" % (loss, epoch, step)
-        )
+def _agree(run, batches, epoch, step, progress):
+    """Let all ranks know each other's losses since the last time, as their mean, and the signals that came.
+
+    Returns the signal to stop for, or 0. It comes before the update, so that with `print_freq` 1 a loss that is not
+    finite leaves the weights as they were.
+    """
+    own = progress.take_pending()
+    values = own.mean(dim=1).tolist() + run.stop.votes()
+    values = run.ranks.added(values)
+    losses = [value / run.ranks.world_size for value in values[: len(own)]]
+    stop_unless_finite(run, batches, epoch, step, losses, own)
+    progress.settle(losses)
+    return elected(values[len(own) :])
 
 
 @inference_mode()
 def evaluate(run, model, batches):
     """{"acc1", "acc5" (percent), "loss", "images", "skipped"} of the bare `model`, each image counted once.
 
-    Counts and losses are added as integers, so the result does not depend on how the images were dealt out.
+    Counts and losses are added as integers, so the result does not depend on how the images were dealt out. All ranks
+    raise Stopped after a signal to any.
     """
     model.eval()
     run.ranks.broadcast_buffers(model)
     totals = torch.zeros(6, dtype=torch.int64, device=run.device.torch_device)
     for images, targets in batches:
+        run.ranks.tick()
+        if run.stop.number:
+            break
         with run.precision.autocast():
             logits = model(images)
         totals[:5] += _count(logits.float(), targets)
     totals[5] += batches.skipped
+    run.ranks.mark_waiting()
+    stop = elected(run.ranks.added(run.stop.votes()))
+    if stop:
+        raise Stopped(stop)
     if batches.is_sharded:
         run.ranks.sum_(totals)
     images, top1, top5, loss_units, not_finite, skipped = totals.tolist()

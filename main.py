@@ -11,13 +11,15 @@ import datasets
 import engine
 import models
 import output
+import record
 import utils
 from runtime import checkpoint
 from runtime.binding import bind_cores
 from runtime.compat import release_versions
 from runtime.device import select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
-from runtime.errors import RunError, UserError
+from runtime.errors import NotFiniteError, RunError, Stopped, UserError
+from runtime.stops import name_of
 
 
 def run(argv):
@@ -30,9 +32,10 @@ def run(argv):
         bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.make_deterministic() if options.deterministic else device.prefer_speed()
-    ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
+    ranks = Ranks(launch, device, options.dist_url, options.dist_timeout, options.virtual_ranks)
     logger = utils.open_log(options.model, ranks.is_main)
     try:
+        ranks.watch(report)
         start = find_start(options, ranks)
         loaders = datasets.build_loaders(options, ranks, start.loaded and start.loaded.get("classes"))
         current = build.build_run(options, ranks, logger, len(loaders.classes), start)
@@ -53,7 +56,7 @@ def run(argv):
 
 def find_start(options, ranks):
     """The Plan, on which all processes agree."""
-    start = output.plan(options, ranks.world_size)
+    start = output.plan(options, ranks.virtual_size)
     resumes = start.loaded is not None
     if ranks.any(resumes) != resumes:
         message = "--output-dir %s: this process sees no checkpoint there, another does" % options.output_dir
@@ -78,36 +81,47 @@ def begin(options, current, start):
 
 def train(options, current, loaders, start):
     """Train the remaining epochs; after each evaluate, save, and write the results."""
-    record = output.Record(options, current, loaders, start)
-    saves = bool(options.output_dir) and current.ranks.is_main
-    if saves:
+    kept = record.Record(options, current, loaders, start)
+    if kept.saves:
         output.write_config(options, release_versions())
-
-    def save(epoch, within=None, is_best=False):
-        if saves:
-            checkpoint.save(dict(current.state_dict(), **record.payload(epoch, within)), options.output_dir, is_best)
-
-    for epoch in range(record.next_epoch, options.epochs):
-        stats = engine.train_one_epoch(
-            current,
-            loaders.train,
-            epoch,
-            record.within,
-            options.checkpoint_steps,
-            lambda within, epoch=epoch: save(epoch - 1, within),
-        )
-        is_best = record.add(epoch, stats, *evaluate(current, loaders.val))
-        current.logger.info("Max accuracy: %.2f%%", record.max_accuracy)
-        save(epoch, is_best=is_best)
-        if saves:
-            record.write("running")
-    if saves:
-        if not os.path.exists(os.path.join(options.output_dir, checkpoint.LATEST)):
-            save(record.next_epoch - 1)  # a finished run that was resumed into a new folder
-        record.write("complete")
-    current.logger.info("Training time %s", utils.clock_text(record.seconds))
-    for line in record.closing_lines():
+    try:
+        with current.stop:
+            train_epochs(options, current, loaders, kept)
+    except Stopped:
+        kept.check_saved()
+        current.ranks.barrier()  # a launcher may end the others as soon as one has ended
+        raise
+    kept.check_saved()
+    if not kept.write("complete"):
+        raise RunError("the results in --output-dir %s are not up to date" % options.output_dir)
+    current.logger.info("Training time %s", utils.clock_text(kept.seconds))
+    for line in kept.closing_lines():
         current.logger.info(line)
+
+
+def train_epochs(options, current, loaders, kept):
+    """The epochs that remain, each trained, evaluated and saved."""
+    for epoch in range(kept.next_epoch, options.epochs):
+
+        def save(within, epoch=epoch):
+            kept.save(epoch - 1, within)
+
+        try:
+            stats = engine.train_one_epoch(current, loaders.train, epoch, kept.within, options.checkpoint_steps, save)
+        except NotFiniteError as failure:
+            kept.save_not_finite(epoch, failure)
+            raise
+        try:
+            results = evaluate(current, loaders.val)
+        except Stopped:
+            save({"step": len(loaders.train), "stats": stats})
+            raise
+        is_best = kept.add(epoch, stats, *results)
+        kept.save(epoch, is_best=is_best)
+        current.logger.info("Max accuracy: %.2f%%", kept.max_accuracy)
+        kept.write("running")
+    if kept.saves and not os.path.exists(os.path.join(options.output_dir, checkpoint.LATEST)):
+        kept.save(kept.next_epoch - 1)  # a finished run that was resumed into a new folder
 
 
 def evaluate(current, batches):
@@ -125,7 +139,7 @@ def evaluate(current, batches):
 
 
 def main(argv=None):
-    """Run and return the exit status: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted."""
+    """Run and return the exit status: 0; 2 for bad input; 1 for a run that failed; 128 + N when signal N stopped it."""
     local_rank = os.environ.get("LOCAL_RANK", "0")
     try:
         run(sys.argv[1:] if argv is None else argv)
@@ -134,9 +148,13 @@ def main(argv=None):
             report("error: %s" % error)
         return 2
     except RunError as error:
-        if local_rank == "0":
+        if error.one_rank or local_rank == "0":
             report("failed: %s" % error)
         return 1
+    except Stopped as stop:
+        if local_rank == "0":
+            report("stopped by %s; the same command goes on from the checkpoint in --output-dir" % name_of(stop.number))
+        return 128 + stop.number
     except KeyboardInterrupt:
         if local_rank == "0":
             report("interrupted; a checkpoint in --output-dir is whole and can be resumed")
@@ -144,7 +162,9 @@ def main(argv=None):
     except Exception as error:
         if lost_a_peer(error):
             time.sleep(5)  # the launcher ends this process meanwhile; the rank that failed has told why
-        report(traceback.format_exc().rstrip())
+            report("failed: another process of the run is gone (%s)" % str(error).strip().split("\n")[0])
+        else:
+            report(traceback.format_exc().rstrip())
         return 1
     return 0
 

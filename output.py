@@ -7,16 +7,17 @@ import time
 import args as options_module
 from runtime import checkpoint
 from runtime.errors import UserError
-from utils import append_missing_rows, write_json, write_text
+from utils import write_text
 
-CONFIG, ROWS, SUMMARY, LOCK = "config.yaml", "log.txt", "summary.json", ".lock"
+CONFIG, LOCK = "config.yaml", ".lock"
 
 
 class Plan:
     """How a run begins: from `loaded` (a checkpoint, or None) read from `path`, in a folder set aside first or not."""
 
-    def __init__(self, loaded=None, path=None, sets_aside=False):
+    def __init__(self, loaded=None, path=None, damaged=(), sets_aside=False):
         self.loaded, self.path, self.sets_aside = loaded, path, sets_aside
+        self.damaged = damaged  # checkpoints of the output folder that came before `path` and cannot be read
         self.has_best = True  # whether the folder has the best checkpoint that `loaded` speaks of
 
 
@@ -31,6 +32,7 @@ def plan(options, world_size=1):
         return _plan_evaluation(options)
     found = checkpoint.find_latest(folder) if folder else []
     asked = checkpoint.resolve(options.resume) if options.resume else None
+    candidates = checkpoint.find_latest(options.resume) if os.path.isdir(options.resume) else [asked]
     continues = _continues(options, asked, found)
     if continues and found:
         start = Plan(*checkpoint.load_first_good(found))
@@ -39,7 +41,8 @@ def plan(options, world_size=1):
         continues = False
     sets_aside = bool(folder) and not continues and _holds_a_run(folder, options)
     if asked:
-        return Plan(checkpoint.load(asked), asked, sets_aside)
+        loaded, path, _ = checkpoint.load_first_good(candidates)
+        return Plan(loaded, path, sets_aside=sets_aside)
     return Plan(sets_aside=sets_aside)
 
 
@@ -101,9 +104,16 @@ def prepare(options, start):
 
     `start` learns where its checkpoint lies afterwards, and whether the folder has its best one.
     """
-    folder = options.output_dir
-    if not folder:
+    if not options.output_dir:
         return None
+    try:
+        return _prepare(options, start)
+    except OSError as error:
+        raise UserError("--output-dir %s cannot be written to: %s" % (options.output_dir, error)) from None
+
+
+def _prepare(options, start):
+    folder = options.output_dir
     writes = not (options.eval or options.throughput)
     if writes and os.path.isdir(folder):
         _claim(folder)
@@ -114,14 +124,13 @@ def prepare(options, start):
         if start.path and os.path.dirname(os.path.abspath(start.path)) == folder:
             start.path = os.path.join(renamed, os.path.basename(start.path))
     is_new = not os.path.isdir(folder)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError("--output-dir %s cannot be created: %s" % (folder, error)) from None
+    os.makedirs(folder, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise UserError("--output-dir %s cannot be written to" % folder)
     if writes and is_new:
         _claim(folder)
+    if writes:
+        _set_damaged_aside(start)
     if writes and start.path and not os.path.exists(os.path.join(folder, checkpoint.BEST)):
         start.has_best = checkpoint.copy_best(os.path.dirname(os.path.abspath(start.path)), folder)
     return message
@@ -178,16 +187,17 @@ def release():
 
 
 def _set_aside(folder):
-    stem = folder.rstrip(os.sep) + time.strftime(".%Y%m%d-%H%M%S")
-    target, count = stem, 1
-    while os.path.exists(target):
-        count += 1
-        target = "%s-%d" % (stem, count)
     try:
-        os.rename(folder, target)
+        return checkpoint.set_aside(folder)
     except OSError as error:
         raise UserError("--output-dir %s holds another run and cannot be renamed: %s" % (folder, error)) from None
-    return target
+
+
+def _set_damaged_aside(start):
+    """Rename damaged checkpoints: as the latest one, such a file would become the previous one at the next save."""
+    for path in start.damaged:
+        checkpoint.set_aside(path, ".damaged")
+        start.has_best = start.has_best and os.path.basename(path) != checkpoint.BEST
 
 
 def _message(folder, target):
@@ -212,104 +222,3 @@ def write_config(options, versions):
     """Write the configuration file that reproduces the run."""
     text = "# python main.py --config THIS_FILE reproduces this run (%s)\n" % versions
     write_text(os.path.join(options.output_dir, CONFIG), text + options_module.to_yaml(options))
-
-
-class Record:
-    """What a run has achieved: one row an epoch, the best accuracy, the time. Part of its checkpoint."""
-
-    def __init__(self, options, run, loaders, start):
-        loaded = start.loaded or {}
-        self.options, self.classes = options, loaders.classes
-        self.facts = {
-            "model": options.model,
-            "device": str(run.device),
-            "precision": run.precision.name,
-            "world_size": run.ranks.world_size,
-            "batch_size": loaders.train.batch_size,
-            "train_images": loaders.train.image_count,
-            "val_images": loaders.val.image_count,
-            "classes": len(loaders.classes),
-            "epochs": options.epochs,
-        }
-        self.history = list(loaded.get("history", []))
-        self.max_accuracy, self.best_epoch = -1.0, None
-        if start.has_best:
-            self.max_accuracy, self.best_epoch = loaded.get("max_accuracy", -1.0), loaded.get("best_epoch")
-        self.next_epoch = first_epoch(options, loaded)
-        self.within = loaded.get("epoch_state")
-        self.seconds_before, self.started = loaded.get("seconds", 0.0), time.time()
-
-    @property
-    def seconds(self):
-        """Seconds of training and evaluation, those before a resume included."""
-        return self.seconds_before + time.time() - self.started
-
-    def add(self, epoch, stats, result, average):
-        """Record the finished `epoch`; whether it is the best so far."""
-        row = dict(epoch=epoch, **stats)
-        row.update({"test_" + name: result[name] for name in ("acc1", "acc5", "loss")})
-        if average is not None:
-            row.update({"ema_" + name: average[name] for name in ("acc1", "acc5", "loss")})
-        self.history.append(row)
-        self.within = None
-        is_best = result["acc1"] > self.max_accuracy
-        if is_best:
-            self.max_accuracy, self.best_epoch = result["acc1"], epoch
-        return is_best
-
-    def payload(self, epoch, within):
-        """The checkpoint's entries beside the learned state; `epoch` is the last finished one, `within` the state of
-        the one after it, where that has begun."""
-        return {
-            "format": checkpoint.FORMAT,
-            "epoch": epoch,
-            "step": within["step"] if within else 0,
-            "epoch_state": within,
-            "max_accuracy": self.max_accuracy,
-            "best_epoch": self.best_epoch,
-            "history": self.history,
-            "seconds": self.seconds,
-            "classes": list(self.classes),
-            "world_size": self.facts["world_size"],
-            "args": self.options.as_dict(),
-        }
-
-    def summary(self, status):
-        """What summary.json says."""
-        last = self.history[-1] if self.history else {}
-        speeds = [row["images_per_second"] for row in self.history]
-        return dict(
-            self.facts,
-            status=status,
-            epochs_done=last.get("epoch", -1) + 1,
-            max_accuracy=self.max_accuracy,
-            best_epoch=self.best_epoch,
-            test_acc1=last.get("test_acc1"),
-            test_acc5=last.get("test_acc5"),
-            test_loss=last.get("test_loss"),
-            ema_acc1=last.get("ema_acc1"),
-            train_loss=last.get("train_loss"),
-            min_train_loss=min((row["train_loss"] for row in self.history), default=None),
-            images_per_second=sum(speeds) / len(speeds) if speeds else None,
-            training_seconds=self.seconds,
-            checkpoint=checkpoint.LATEST,
-            best=checkpoint.BEST,
-        )
-
-    def write(self, status):
-        """Bring log.txt and summary.json up to date."""
-        append_missing_rows(os.path.join(self.options.output_dir, ROWS), self.history)
-        write_json(os.path.join(self.options.output_dir, SUMMARY), self.summary(status))
-
-    def closing_lines(self):
-        """The last words of a run: best accuracy, speed, and where the weights are."""
-        summary = self.summary("complete")
-        lines = []
-        if self.best_epoch is not None:
-            lines.append("Best accuracy %.2f%% in epoch %d" % (self.max_accuracy, self.best_epoch))
-        if summary["images_per_second"] is not None:
-            lines.append("%.1f images/s on average" % summary["images_per_second"])
-        if self.options.output_dir:
-            name = checkpoint.LATEST if self.best_epoch is None else checkpoint.BEST
-            lines.append("Weights: %s" % os.path.join(self.options.output_dir, name))
-        return lines

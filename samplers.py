@@ -1,5 +1,6 @@
 """Which images a rank sees, and in which order: a function of (seed, epoch, rank) alone."""
 
+import copy
 import math
 from collections import namedtuple
 
@@ -33,6 +34,12 @@ class RASampler(Sampler):
     def _share(self):
         whole = self.length // 256 * 256 if self.length >= 256 else self.length
         return max(1, whole // self.num_replicas)
+
+    def for_rank(self, rank):
+        """The sampler of another rank, in the same epoch."""
+        other = copy.copy(self)
+        other.rank = rank
+        return other
 
     def set_epoch(self, epoch):
         """Choose the epoch whose order the next iteration gives."""
@@ -70,23 +77,49 @@ class EvalShard(Sampler):
 
 
 class PositionBatches(Sampler):
-    """Whole batches of Positions for one rank, from any step of any epoch on."""
+    """Whole batches of Positions, from any batch of any epoch on: step by step one of each of `samplers`.
 
-    def __init__(self, sampler, batch_size, rank=0):
-        self.sampler, self.batch_size, self.rank = sampler, batch_size, rank
-        self.first_step = 0
+    Each sampler is that of one (virtual) rank, and all are equally long.
+    """
 
-    def start_at(self, epoch, step):
-        """Choose the epoch and the step that the next iteration begins with."""
-        self.sampler.set_epoch(epoch)
-        self.first_step = step
+    def __init__(self, samplers, batch_size):
+        self.samplers, self.batch_size = samplers, batch_size
+        self.first_batch = 0
+
+    def set_epoch(self, epoch):
+        """Choose the epoch that the next iteration takes its batches from."""
+        for sampler in self.samplers:
+            sampler.set_epoch(epoch)
 
     def __len__(self):
-        return len(self.sampler) // self.batch_size
+        return len(self.samplers[0]) // self.batch_size * len(self.samplers)
 
     def __iter__(self):
-        indices = list(self.sampler)
-        for step in range(self.first_step, len(self)):
-            places = range(step * self.batch_size, (step + 1) * self.batch_size)
-            keys = [(self.sampler.seed, self.sampler.epoch, self.rank, place) for place in places]
-            yield [Position(indices[place], key) for place, key in zip(places, keys)]
+        indices = [list(sampler) for sampler in self.samplers]
+        for batch in range(self.first_batch, len(self)):
+            step, place = divmod(batch, len(self.samplers))
+            yield self._positions(self.samplers[place], indices[place], step)
+
+    def _positions(self, sampler, indices, step):
+        draws = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return [Position(indices[draw], (sampler.seed, sampler.epoch, sampler.rank, draw)) for draw in draws]
+
+    def indices_of(self, step, rank):
+        """The images that `rank` uses in `step` of the chosen epoch."""
+        indices = list(self.samplers[0].for_rank(rank))
+        return indices[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class ShardBatches(Sampler):
+    """The indices of an EvalShard in batches, the last perhaps smaller, from any batch on."""
+
+    def __init__(self, shard, batch_size):
+        self.shard, self.batch_size = shard, batch_size
+        self.first_batch = 0
+
+    def __len__(self):
+        return math.ceil(len(self.shard) / self.batch_size)
+
+    def __iter__(self):
+        for start in range(self.first_batch * self.batch_size, len(self.shard), self.batch_size):
+            yield list(self.shard.indices[start : start + self.batch_size])

@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import itertools
 import json
 import logging
 import os
@@ -18,11 +19,28 @@ UNTIMED_STEPS = 3  # the first steps of an epoch allocate and tune; the speed is
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines on stdout that leave a progress bar intact."""
+    """Lines on stdout that leave a progress bar intact; a closed stdout (a terminal that is gone) ends no run."""
 
     def emit(self, record):
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            pass
+
+
+class _LogFileHandler(logging.FileHandler):
+    """Lines in a file; a full disk is said once, and ends no run."""
+
+    is_full = False
+
+    def handleError(self, record):  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.is_full:
+            self.is_full = True
+            logging.getLogger().error("%s cannot be written: %s", self.baseFilename, error.strerror)
 
 
 def open_log(name, is_main):
@@ -39,7 +57,7 @@ def open_log(name, is_main):
 
 def log_to_file(path):
     """Append all further lines to the file `path`, too."""
-    _add_handler(logging.FileHandler(path, encoding="utf-8"))
+    _add_handler(_LogFileHandler(path, encoding="utf-8"))
 
 
 def _add_handler(handler):
@@ -51,16 +69,24 @@ def append_to_log_file(text):
     """Add `text` to the open log file, if there is one, without repeating it on the console."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
-            handler.stream.write(text + "\n")
-            handler.flush()
+            try:
+                handler.stream.write(text + "\n")
+                handler.flush()
+            except OSError:
+                pass  # said on stderr in any case
 
 
 def write_text(path, text):
     """Replace the file `path` by `text` without ever leaving half of it."""
     temporary = path + ".tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def write_json(path, value):
@@ -100,57 +126,88 @@ class Progress:
         self.bar = tqdm(total=steps, initial=first_step, desc=header, unit="step", leave=False) if bar else None
         self.pending, self.recent_losses = [], collections.deque(maxlen=WINDOW)
         self.loss_sum, self.loss_count = 0.0, 0
+        self.skipped, self.skipped_in_a_row = 0, 0
+        self.waited = 0.0
         self.step_seconds, self.data_seconds = collections.deque(maxlen=WINDOW), collections.deque(maxlen=WINDOW)
         self.timed_images, self.seconds, self.timed_seconds = 0, 0.0, 0.0
         self.looped_seconds = 0.0
         self.lr = None
 
-    def watch(self, batches):
-        """Yield (step, batch) and account for the time of each; a line is printed after every `print_freq` steps."""
+    def restore(self, state):
+        """Go on from what `state` gave within this epoch."""
+        self.loss_sum = state.get("loss_sum", 0.0)
+        self.loss_count = state.get("loss_count", state.get("step", 0))
+        self.skipped = state.get("skipped", 0)
+
+    def state(self, step):
+        """What `restore` needs to go on at `step`."""
+        sums = {"loss_sum": self.loss_sum, "loss_count": self.loss_count, "skipped": self.skipped}
+        return dict(sums, step=step)
+
+    def watch(self, batches, parts=1):
+        """Yield (step, iterator of its `parts` batches) and account for the time of each step; a line is printed after
+        every `print_freq` steps."""
         started = timed_from = mark = self.clock()
-        for step, batch in enumerate(batches, self.first_step):
+        batches = iter(batches)
+        for step, first in enumerate(batches, self.first_step):
             if step - self.first_step == UNTIMED_STEPS:
                 self.device.synchronize()
                 timed_from, self.timed_images = self.clock(), 0
-            self.data_seconds.append(self.clock() - mark)
-            yield step, batch
+            self.waited = self.clock() - mark
+            others = self._timed(batches, parts - 1)
+            yield step, itertools.chain([first], others)
+            collections.deque(others, maxlen=0)  # a skipped step may leave some
             self.step_seconds.append(self.clock() - mark)
+            self.data_seconds.append(self.waited)
             self.looped_seconds += self.step_seconds[-1]
             if self.bar is not None:
                 self.bar.update()
-            if self.is_due(step):
+            if self.is_due(step) and self.lr is not None:
                 self._print_line(step)
             mark = self.clock()
         self.device.synchronize()
         ended = self.clock()
         self.seconds, self.timed_seconds = ended - started, ended - timed_from
-        self.collect()
         if self.bar is not None:
             self.bar.close()
+
+    def _timed(self, batches, count):
+        """The next `count` of `batches`, the time until each is there added to `waited`."""
+        for _ in range(count):
+            mark = self.clock()
+            batch = next(batches, None)
+            self.waited += self.clock() - mark
+            if batch is None:
+                return
+            yield batch
 
     def is_due(self, step):
         """Whether a line follows `step`: the moment to look at values, and for the ranks to agree."""
         return step % self.print_freq == 0 or step == self.steps - 1
 
-    def add(self, loss, images, lr):
-        """Record one step's loss (a scalar on the device), its images, and the learning rate."""
-        self.pending.append(loss)
+    def add(self, losses, images, lr):
+        """Record one step's losses ((parts,) on the device), its images, and the learning rate."""
+        self.pending.append(losses)
         self.timed_images += images
         self.lr = lr
+        self.skipped_in_a_row = 0
 
-    def collect(self):
-        """Bring the recorded losses to the host and return the latest."""
-        if self.pending:
-            losses = torch.stack(self.pending).tolist()
-            self.pending = []
-            self.recent_losses.extend(losses)
-            self.loss_sum += sum(losses)
-            self.loss_count += len(losses)
-        return self.recent_losses[-1] if self.recent_losses else None
+    def take_pending(self):
+        """The losses recorded since the last time, (steps, parts) in float32 on the host."""
+        losses = torch.stack(self.pending).float().cpu() if self.pending else torch.zeros(0, 1)
+        self.pending = []
+        return losses
+
+    def settle(self, losses):
+        """Count the agreed `losses` of some steps."""
+        self.recent_losses.extend(losses)
+        for loss in losses:  # one by one, so that the sum does not depend on how often this is called
+            self.loss_sum += loss
+            self.loss_count += 1
 
     @property
     def mean_loss(self):
-        return self.loss_sum / max(self.loss_count, 1)
+        return self.loss_sum / self.loss_count if self.loss_count else float("nan")
 
     @property
     def median_loss(self):
@@ -160,7 +217,6 @@ class Progress:
         return "lr: %.6f  loss: %.4f (%.4f)" % (self.lr, self.median_loss, self.mean_loss)
 
     def _print_line(self, step):
-        self.collect()
         seconds_left = self.looped_seconds / (step - self.first_step + 1) * (self.steps - step)
         width = len(str(self.steps))
         parts = [

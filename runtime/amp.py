@@ -1,6 +1,7 @@
 """Precision: apex O1, native autocast, or plain float32, behind one object.
 
-Order of use: `prepare` (before DDP, and before any state is loaded), then for each step `autocast` and `step`.
+Order of use: `prepare` (before DDP, and before any state is loaded); then for each batch `autocast` and `backward`, and
+for each step, of one batch or several, `step`.
 """
 
 import contextlib
@@ -29,13 +30,16 @@ class Precision:
         """The context of a forward pass."""
         return contextlib.nullcontext()
 
-    def step(self, loss, optimizer, parameters, clip_grad=None):
-        """One update from `loss`; `clip_grad` bounds the norm of the true (unscaled) gradients."""
-        optimizer.zero_grad()
+    def backward(self, loss, optimizer, more_follow=False):
+        """Add the gradients of `loss` to what is there; `more_follow` says that it is not the step's last."""
         loss.backward()
+
+    def step(self, optimizer, parameters, clip_grad=None):
+        """One update, which leaves no gradients; `clip_grad` bounds the norm of the true (unscaled) ones."""
         if clip_grad is not None:
             clip_grad_norm_(parameters, clip_grad)
         optimizer.step()
+        optimizer.zero_grad()
 
     def state_dict(self):
         return {}
@@ -60,17 +64,19 @@ class NativePrecision(Precision):
             return torch.autocast(self.kind, dtype=self.dtype)
         return getattr(torch, self.kind).amp.autocast()
 
-    def step(self, loss, optimizer, parameters, clip_grad=None):
+    def backward(self, loss, optimizer, more_follow=False):
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, optimizer, parameters, clip_grad=None):
         if self.scaler is None:
-            super().step(loss, optimizer, parameters, clip_grad)
+            super().step(optimizer, parameters, clip_grad)
             return
-        optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
         if clip_grad is not None:
             self.scaler.unscale_(optimizer)
             clip_grad_norm_(parameters, clip_grad)
         self.scaler.step(optimizer)
         self.scaler.update()
+        optimizer.zero_grad()
 
     def state_dict(self):
         return self.scaler.state_dict() if self.scaler else {}
@@ -99,13 +105,17 @@ class ApexPrecision(Precision):
             options["combine_grad"] = True
         return self.amp.initialize(model, optimizer, **options)
 
-    def step(self, loss, optimizer, parameters, clip_grad=None):
-        optimizer.zero_grad()
-        with self.amp.scale_loss(loss, optimizer) as scaled_loss:
+    def backward(self, loss, optimizer, more_follow=False):
+        # Delayed, scaled gradients stay where they are, and DDP adds up all of them in the step's last backward pass.
+        options = {"delay_unscale": True} if more_follow else {}
+        with self.amp.scale_loss(loss, optimizer, **options) as scaled_loss:
             scaled_loss.backward()
+
+    def step(self, optimizer, parameters, clip_grad=None):
         if clip_grad is not None:
             clip_grad_norm_(self.amp.master_params(optimizer), clip_grad)
         optimizer.step()
+        optimizer.zero_grad()
 
     def state_dict(self):
         return self.amp.state_dict()

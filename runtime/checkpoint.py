@@ -6,12 +6,16 @@ the one before it, `best.pth` the one with the best accuracy.
 
 import argparse
 import collections
+import contextlib
+import inspect
 import logging
 import os
 import pickle
 import re
 import shutil
-import tempfile
+import time
+import uuid
+import zipfile
 
 import torch
 
@@ -19,6 +23,14 @@ from runtime.errors import UserError
 
 FORMAT = 1
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
+NOT_FINITE = "nonfinite.pth"
+# The format with checksums, which torch 1.5 writes only when told to.
+_SWITCH = "_use_new_zipfile_serialization"
+ZIP_FORMAT = {_SWITCH: True} if _SWITCH in inspect.signature(torch.save).parameters else {}
+
+
+class SaveError(Exception):
+    """A checkpoint could not be written; what was there before is untouched. The message names the file."""
 
 
 def save(payload, folder, is_best):
@@ -28,29 +40,57 @@ def save(payload, folder, is_best):
     leaves a set that a resumed run completes.
     """
     latest = os.path.join(folder, LATEST)
-    handle, temporary = tempfile.mkstemp(prefix=".checkpoint.", suffix=".tmp", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+    with _written(payload, latest) as temporary:
         if is_best:
             _link(temporary, os.path.join(folder, BEST))
         if os.path.exists(latest):
             _link(latest, os.path.join(folder, PREVIOUS))
-        os.replace(temporary, latest)
-    except BaseException:
+
+
+def save_as(payload, path):
+    """Write `payload` to the file `path`, whole or not at all."""
+    with _written(payload, path):
+        pass
+
+
+@contextlib.contextmanager
+def _written(payload, path):
+    """A temporary file with `payload`, which at the end becomes `path`; SaveError where the disk does not take it."""
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, ".checkpoint.%s.tmp" % uuid.uuid4().hex)
+    try:
+        with open(temporary, "xb") as file:
+            torch.save(_on_cpu(payload), file, **ZIP_FORMAT)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        raise SaveError("%s cannot be written: %s" % (path, _why_not_written(error, folder))) from None
+    finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
-        raise
-    _sync_folder(folder)
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _on_cpu(value):
+    """`value` with all its tensors in host memory, so that the file names no device."""
+    if torch.is_tensor(value):
+        return value.cpu()
+    if isinstance(value, dict):
+        copied = type(value)((key, _on_cpu(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # a state_dict's versions of its modules
+            copied._metadata = value._metadata
+        return copied
+    return type(value)(_on_cpu(item) for item in value) if type(value) in (list, tuple) else value
+
+
+def _why_not_written(error, folder):
+    reason = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    try:
+        return "%s (%.0f MB free)" % (reason, shutil.disk_usage(folder).free / 1e6)
+    except OSError:
+        return reason
 
 
 def _link(source, target):
@@ -61,8 +101,20 @@ def _link(source, target):
     try:
         os.link(source, staged)
     except OSError:
-        shutil.copyfile(source, staged)
+        _copy(source, staged)
     os.replace(staged, target)
+
+
+def _copy(source, target):
+    """Copy a file, to the disk; nothing is left where it does not fit."""
+    try:
+        shutil.copyfile(source, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
+    except OSError:
+        if os.path.exists(target):
+            os.unlink(target)
+        raise
 
 
 def _sync_folder(folder):
@@ -95,8 +147,19 @@ def copy_best(source, folder):
 
 def find_latest(folder):
     """The checkpoints of `folder` from the newest on, as paths; empty where there is none."""
-    paths = [os.path.join(folder, name) for name in (LATEST, PREVIOUS)]
+    paths = [os.path.join(folder, name) for name in (LATEST, PREVIOUS, BEST)]
     return [path for path in paths if os.path.exists(path)]
+
+
+def set_aside(path, suffix=""):
+    """Rename a file or folder by the present time, never onto another; the new path."""
+    stem = path.rstrip(os.sep) + suffix + time.strftime(".%Y%m%d-%H%M%S")
+    target, count = stem, 1
+    while os.path.exists(target):
+        count += 1
+        target = "%s-%d" % (stem, count)
+    os.rename(path, target)
+    return target
 
 
 def resolve(path, names=(LATEST, BEST)):
@@ -112,14 +175,20 @@ def resolve(path, names=(LATEST, BEST)):
 
 
 def load_first_good(paths):
-    """The first of `paths` that can be read, as (checkpoint, path); a damaged one is passed over aloud."""
-    failure = None
+    """The first of `paths` that can be read, as (checkpoint, path, damaged paths); damaged ones are said aloud.
+
+    UserError with the first one's fault where none can be read.
+    """
+    damaged, failure = [], None
     for path in paths:
         try:
-            return load(path), path
+            loaded = load(path)
         except UserError as error:
-            failure = error
-            logging.getLogger().warning("%s; trying the previous checkpoint", error)
+            logging.getLogger().warning("%s; the checkpoint before it is tried", error)
+            damaged.append(path)
+            failure = failure or error
+            continue
+        return loaded, path, damaged
     raise failure
 
 
@@ -172,10 +241,20 @@ def options_of(checkpoint):
 
 
 def _read(path):
+    _check_sums(path)
     if hasattr(torch.serialization, "safe_globals"):
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     return torch.load(path, map_location="cpu", pickle_module=_TensorsOnly)
+
+
+def _check_sums(path):
+    """ValueError where an entry's checksum tells that bits have changed; torch itself does not look."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged:
+            raise ValueError("the checksum of %s is wrong" % damaged)
 
 
 class _TensorsOnlyUnpickler(pickle.Unpickler):

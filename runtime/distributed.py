@@ -1,5 +1,6 @@
 """Ranks: who this process is among the others, and what they do together."""
 
+import contextlib
 import datetime
 import os
 import shutil
@@ -10,7 +11,10 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
+from runtime.watchdog import Watchdog
+
+LATER_SECONDS = 60  # the collectives' own limit comes after the watchdog's, which can name the rank
 
 Launch = namedtuple("Launch", "rank world_size local_rank local_world_size")
 
@@ -76,14 +80,45 @@ def _cores_of_a_process(environ, launch):
     return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))
 
 
-class Ranks:
-    """The processes of a run. With one process every collective is a no-op and no process group exists."""
+def _connection_error(error, dist_url, timeout_s, world_size):
+    """The error to raise for what the rendezvous said."""
+    text = " ".join(str(error).split())
+    place = "%s:%s" % (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
+    place = place if dist_url == "env://" else dist_url
+    if "EADDRINUSE" in text or "in use" in text:
+        return UserError("%s is in use by another program: set MASTER_PORT to another port" % place, one_rank=True)
+    if "imed out" in text or "imeout" in text:
+        message = "%d processes did not come together at %s within %d s (--dist-timeout); did one fail to start? (%s)"
+        return RunError(message % (world_size, place, timeout_s, text), one_rank=True)
+    if isinstance(error, RuntimeError) and "rendezvous handler" not in text:
+        return RunError("the processes cannot connect at %s: %s" % (place, text), one_rank=True)
+    return UserError("--dist-url %s: %s" % (dist_url, text))
 
-    def __init__(self, launch, device, dist_url="env://", timeout_s=1800):
+
+def _share_of_virtual_ranks(launch, virtual_size):
+    if virtual_size % launch.world_size:
+        raise UserError(
+            "--virtual-ranks %d cannot be shared out evenly over %d processes" % (virtual_size, launch.world_size)
+        )
+    share = virtual_size // launch.world_size
+    return range(launch.rank * share, (launch.rank + 1) * share)
+
+
+class Ranks:
+    """The processes of a run. With one process every collective is a no-op and no process group exists.
+
+    The run's recipe is that of `virtual_size` ranks, of which this process does the work of `virtual_ranks`: its own
+    alone, unless more virtual ranks than processes are asked for.
+    """
+
+    def __init__(self, launch, device, dist_url="env://", timeout_s=1800, virtual_size=None):
         self.rank, self.world_size = launch.rank, launch.world_size
+        self.virtual_size = virtual_size or launch.world_size
+        self.virtual_ranks = _share_of_virtual_ranks(launch, self.virtual_size)
         self.device = device
         self.cores = _cores_of_a_process(os.environ, launch)
         self.is_main = self.rank == 0
+        self.place, self.watchdog, self.timeout_s = (-1, 0, 0), None, timeout_s
         if self.world_size > 1:
             self._connect(dist_url, timeout_s)
 
@@ -93,19 +128,57 @@ class Ranks:
             missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
             if missing:
                 raise UserError("%d processes, but %s is not set: start with torchrun" % (self.world_size, missing[0]))
-        distributed.init_process_group(
-            self.device.backend,
-            init_method=dist_url,
-            world_size=self.world_size,
-            rank=self.rank,
-            timeout=datetime.timedelta(seconds=timeout_s),
-        )
+        limit = datetime.timedelta(seconds=timeout_s)
+        try:
+            self.store, _, _ = next(distributed.rendezvous(dist_url, self.rank, self.world_size, timeout=limit))
+            self.store.set_timeout(limit)
+            distributed.init_process_group(
+                self.device.backend,
+                store=self.store,
+                world_size=self.world_size,
+                rank=self.rank,
+                timeout=limit + datetime.timedelta(seconds=LATER_SECONDS),
+            )
+            self.barrier()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise _connection_error(error, dist_url, timeout_s, self.world_size) from None
+
+    def watch(self, report):
+        """From now on end this process when the run makes no progress, after `report(text)` by one of the ranks."""
+        if self.world_size > 1:
+            self.watchdog = Watchdog(self.store, self.rank, self.world_size, self.timeout_s, report)
+            self.barrier()  # from here on each finds the others' places in the store
+
+    def mark(self, epoch, step):
+        """This rank begins `step`."""
+        self._move((epoch, step, 0))
+
+    def mark_waiting(self):
+        """This rank enters a collective, or comes to the point where it does."""
+        epoch, step, entered = self.place
+        self._move((epoch, step, entered + 1))
+
+    def tick(self):
+        """This rank makes progress within its place."""
+        self._move(self.place)
+
+    def _move(self, place):
+        self.place = place
+        if self.watchdog is not None:
+            self.watchdog.move(place)
 
     def sum_(self, tensor):
         """Add up `tensor` over the ranks in place; int64 or float32, since HCCL reduces no float64."""
         if self.world_size > 1:
+            self.mark_waiting()
             distributed.all_reduce(tensor)
         return tensor
+
+    def added(self, numbers):
+        """The list of `numbers`, each added up over the ranks in float32."""
+        if self.world_size == 1:
+            return list(numbers)
+        return self.sum_(torch.tensor(numbers, dtype=torch.float32, device=self.device.torch_device)).tolist()
 
     def any(self, flag):
         """Whether `flag` is true on any rank; all ranks must ask."""
@@ -113,13 +186,6 @@ class Ranks:
             return bool(flag)
         votes = torch.tensor([int(flag)], dtype=torch.int64, device=self.device.torch_device)
         return bool(self.sum_(votes).item())
-
-    def mean(self, value):
-        """The mean of a number over the ranks."""
-        if self.world_size == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float32, device=self.device.torch_device)
-        return self.sum_(total).item() / self.world_size
 
     def count(self, number):
         """The sum of an integer over the ranks."""
@@ -135,6 +201,7 @@ class Ranks:
         """Give every rank the first one's buffers (running statistics), one message for each dtype."""
         if self.world_size == 1:
             return
+        self.mark_waiting()
         by_dtype = {}
         for buffer in module.buffers():
             by_dtype.setdefault(buffer.dtype, []).append(buffer)
@@ -157,8 +224,14 @@ class Ranks:
             find_unused_parameters=keep_buckets,
         )
 
+    def delays_sums(self, model, delays):
+        """The context of a forward and backward pass of what `wrap` gave, whose gradients are kept here for now."""
+        return model.no_sync() if delays and self.world_size > 1 else contextlib.nullcontext()
+
     def close(self):
         """Leave the process group."""
+        if self.watchdog is not None:
+            self.watchdog.end()
         if self.world_size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 

@@ -14,4 +14,24 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The run itself failed, a loss that is not finite for instance (exit status 1)."""
+    """The run itself failed, a loss that is not finite for instance (exit status 1); `one_rank` as for UserError."""
+
+    def __init__(self, message, one_rank=False):
+        super().__init__(message)
+        self.one_rank = one_rank
+
+
+class NotFiniteError(RunError):
+    """A loss is not finite; `facts` says where: epoch, step, ranks, and the images of their batches."""
+
+    def __init__(self, message, facts):
+        super().__init__(message)
+        self.facts = facts
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A signal asked the run to stop, and all ranks do (exit status 128 + `number`)."""
+
+    def __init__(self, number):
+        super().__init__("signal %d" % number)
+        self.number = number

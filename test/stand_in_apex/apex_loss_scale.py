@@ -41,9 +41,11 @@ def patch(model, optimizer):
 
 @contextlib.contextmanager
 def scale_loss(loss, optimizers, loss_id=0, model=None, delay_unscale=False, delay_overflow_check=False):
-    """Yield the scaled loss; afterwards the gradients are unscaled, and the scale is updated."""
+    """Yield the scaled loss; afterwards, unless delayed, the gradients are unscaled and the scale is updated."""
     scaler = _state["scaler"]
     yield loss.float() * scaler.scale
+    if delay_unscale:
+        return
     gradients = [parameter.grad for parameter in master_params(optimizers) if parameter.grad is not None]
     overflowed = not all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
     for gradient in gradients:

@@ -50,7 +50,8 @@ class Layer:
 
     def step(self, factor=1.0, clip_grad=None):
         loss = self.model(torch.ones(1, 3)).sum() * factor
-        self.precision.step(loss, self.optimizer, self.model.parameters(), clip_grad)
+        self.precision.backward(loss, self.optimizer)
+        self.precision.step(self.optimizer, self.model.parameters(), clip_grad)
 
     @property
     def weight(self):

@@ -17,7 +17,16 @@ from runtime.device import Device
 from runtime.errors import UserError
 
 EVAL_CASES = golden("components")["eval_transform"]["cases"]
-ONE_RANK = types.SimpleNamespace(rank=0, world_size=1, cores=2, device=Device("cpu"))
+
+
+def first_of(processes):
+    """The Ranks of the first of some processes, without any process."""
+    device = Device("cpu")
+    sizes = {"world_size": processes, "virtual_size": processes}
+    return types.SimpleNamespace(rank=0, virtual_ranks=range(1), cores=2, device=device, **sizes)
+
+
+ONE_RANK = first_of(1)
 
 
 def options(*words):
@@ -164,7 +173,7 @@ def test_data_set_smaller_than_a_batch(tmp_path):
 
 
 def test_too_few_images_for_the_processes(tmp_path):
-    ranks = types.SimpleNamespace(rank=0, world_size=8, cores=1, device=Device("cpu"))
+    ranks = first_of(8)
     words = ["--data-path=" + make_folder(tmp_path), "--input-size=32", "--num-workers=0"]
     with pytest.raises(UserError, match="too few for 8 processes"):
         datasets.build_loaders(options_module.parse(words), ranks)

@@ -50,8 +50,9 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
         checkpoint.save({"model": {"w": torch.full((100,), float(number))}}, str(tmp_path), False)
     with open(path_of(tmp_path), "r+b") as file:
         file.truncate(300)
-    loaded, path = checkpoint.load_first_good(checkpoint.find_latest(str(tmp_path)))
+    loaded, path, damaged = checkpoint.load_first_good(checkpoint.find_latest(str(tmp_path)))
     assert path == path_of(tmp_path, checkpoint.PREVIOUS) and loaded["model"]["w"][0] == 0
+    assert damaged == [path_of(tmp_path)]
     assert "not a readable checkpoint" in caplog.text
 
 
@@ -266,9 +267,9 @@ def test_gradients_are_unscaled_before_clipping():
     def weights_after(precision):
         torch.manual_seed(0)
         layer = nn.Linear(3, 1)
-        precision.step(
-            layer(torch.ones(1, 3)).sum() * 9, torch.optim.SGD(layer.parameters(), 0.1), layer.parameters(), 0.5
-        )
+        optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+        precision.backward(layer(torch.ones(1, 3)).sum() * 9, optimizer)
+        precision.step(optimizer, layer.parameters(), 0.5)
         return layer.weight.detach()
 
     scaled = amp.NativePrecision(types.SimpleNamespace(kind="cpu"), "bfloat16")

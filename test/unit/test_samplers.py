@@ -73,8 +73,9 @@ def test_evaluation_shards_cover_every_image_once(replicas):
 
 def test_batches_go_on_from_any_step():
     def batches(epoch, step):
-        loader = PositionBatches(RASampler(range(20), 2, 1, seed=3), 3, rank=1)
-        loader.start_at(epoch, step)
+        loader = PositionBatches([RASampler(range(20), 2, 1, seed=3)], 3)
+        loader.set_epoch(epoch)
+        loader.first_batch = step
         return list(loader)
 
     whole = batches(4, 0)

@@ -55,7 +55,8 @@ class Trajectory:
             self.rates.append(self.optimizer.param_groups[0]["lr"])
             images, targets = batch(step)
             loss = criterion(images, self.model(images), targets)
-            precision.step(loss, self.optimizer, list(self.model.parameters()), clip_grad)
+            precision.backward(loss, self.optimizer)
+            precision.step(self.optimizer, list(self.model.parameters()), clip_grad)
             if self.ema:
                 self.ema.update(self.model)
             self.losses.append(loss.item())

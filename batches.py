@@ -1,0 +1,118 @@
+"""Batches from loader processes to the device; a lost loader process is replaced."""
+
+import functools
+import logging
+import signal
+import threading
+
+import torch
+from torch.utils.data import DataLoader
+
+from runtime.compat import KEEP_WORKERS
+from runtime.errors import RunError, UserError
+from runtime.stops import leave_to_parent
+
+MOST_LOSSES = 3  # loader processes lost in a row, without a batch in between, before the run gives up
+
+
+def collate(samples):
+    """(images (B, 3, H, W), targets (B,), names of unreadable files); B counts the samples with a picture."""
+    bad_files = [name for sample in samples for name in sample.bad_files]
+    good = [sample for sample in samples if sample.image is not None]
+    if not good:
+        return None, None, bad_files
+    return torch.stack([sample.image for sample in good]), torch.tensor([sample.target for sample in good]), bad_files
+
+
+class Batches:
+    """Batches of `dataset`, as `batch_sampler` orders them, on the device: (images (B, 3, H, W), targets (B,)).
+
+    `parts` batches, one for each virtual rank of this process, make a step. An unreadable image is a UserError, or
+    counted in `skipped` with `skip_bad`.
+    """
+
+    def __init__(self, dataset, batch_sampler, device, workers=0, pin_memory=False, skip_bad=False, parts=1):
+        self.dataset, self.batch_sampler, self.device = dataset, batch_sampler, device
+        self.batch_size, self.image_count = batch_sampler.batch_size, len(dataset)
+        self.skip_bad, self.parts = skip_bad, parts
+        self.is_sharded = False  # whether this rank has only its share of the images
+        self.skipped = 0
+        self._make_loader = functools.partial(
+            DataLoader,
+            dataset,
+            batch_sampler=batch_sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=leave_to_parent,
+            **(KEEP_WORKERS if workers else {}),
+        )
+        self._loader = self._make_loader()
+
+    def __len__(self):
+        """Steps of an epoch."""
+        return len(self.batch_sampler) // self.parts
+
+    def epoch(self, epoch, first_step=0):
+        """The batches of `epoch` from `first_step` on."""
+        self.batch_sampler.set_epoch(epoch)
+        return self._deliver(first_step * self.parts)
+
+    def __iter__(self):
+        return self._deliver(0)
+
+    def images_of(self, epoch, step, rank):
+        """[(index, path)] of the images that the virtual rank `rank` uses in that step."""
+        self.batch_sampler.set_epoch(epoch)
+        return [(index, self.dataset.images[index][0]) for index in self.batch_sampler.indices_of(step, rank)]
+
+    def _deliver(self, batch):
+        self.skipped = 0
+        losses = 0
+        while True:
+            self.batch_sampler.first_batch = batch
+            try:
+                for images, targets, bad_files in _start(self._loader):
+                    batch, losses = batch + 1, 0
+                    self._note(bad_files)
+                    if images is not None:
+                        yield self._on_device(images), self._on_device(targets)
+                return
+            except RuntimeError as error:
+                losses += 1
+                self._replace_loader(error, losses)
+
+    def _note(self, bad_files):
+        if bad_files and not self.skip_bad:
+            raise UserError(
+                "unreadable image: %s; repair or remove it, or pass --skip-bad-images" % bad_files[0], one_rank=True
+            )
+        self.skipped += len(bad_files)
+
+    def _on_device(self, tensor):
+        return tensor.to(self.device.torch_device, non_blocking=True)
+
+    def _replace_loader(self, error, losses):
+        """Start new loader processes after some were lost; any other `error` is raised again."""
+        if not any(sign in str(error) for sign in ("DataLoader worker (pid", "Pin memory thread")):
+            raise error
+        reason = " ".join(str(error).split())
+        if losses > MOST_LOSSES:
+            raise RunError(
+                "loader processes were lost %d times in a row (%s): lower --num-workers, or give the machine more "
+                "memory (a container more shared memory, by --shm-size)" % (losses, reason),
+                one_rank=True,
+            ) from None
+        logging.getLogger().warning("a loader process was lost (%s): new ones are started", reason)
+        self._loader = self._make_loader()
+
+
+def _start(loader):
+    """The loader's iterator, without torch's handler of SIGCHLD: it raises wherever the main thread happens to be, in
+    the middle of an update too. A lost process is noticed all the same, when the next batch does not come."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return iterator

@@ -1,0 +1,111 @@
+"""Ends a run of several processes in which one hangs, and names it."""
+
+import os
+import sys
+import threading
+import time
+
+ANSWER_SECONDS = 5  # for the process that keeps the store to answer
+
+
+class Watchdog:
+    """Ends this process once it has made no progress for `timeout_s`, and says which rank is the reason.
+
+    Whoever waits in a collective cannot look for the reason itself, so a thread does. It tells the other ranks, by way
+    of the `store` (torch.distributed's), where this one is: (epoch, step, how many collectives it has entered in that
+    step). A rank whose thread is silent does not respond at all; otherwise the one which is behind hangs.
+    """
+
+    def __init__(self, store, rank, world_size, timeout_s, report):
+        self.store, self.rank, self.world_size = store, rank, world_size
+        self.timeout_s, self.report = timeout_s, report
+        self.place, self.moved_at = (-1, 0, 0), time.time()
+        self.beats, self.ended = 0, threading.Event()
+        self._beat()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def move(self, place):
+        """This rank is at `place` now."""
+        self.place, self.moved_at = place, time.time()
+
+    def end(self):
+        """Stop watching."""
+        self.ended.set()
+
+    def _beat(self):
+        self.beats += 1
+        self.store.set("watchdog/%d" % self.rank, "%d %d %d %d" % ((self.beats,) + self.place))
+
+    def _watch(self):
+        interval = min(self.timeout_s / 10.0, 10.0)
+        # The first rank keeps the store, so it decides first: it cannot be asked once it has ended.
+        patience = self.timeout_s - interval * (1.0 if self.rank == 0 else 0.5)
+        seen = None
+        while not self.ended.wait(interval):
+            stalled = time.time() - self.moved_at
+            if stalled < self.timeout_s / 2:
+                seen = None
+                _answered(self._beat)
+                continue
+            _answered(self._beat)
+            seen = seen or _answered(self._read)  # to see later whose beats have stopped
+            if stalled >= patience - interval:
+                self.ended.wait(max(0.0, patience - stalled))
+                if time.time() - self.moved_at >= patience and not self.ended.is_set():
+                    self._give_up(seen, _answered(self._read))
+
+    def _read(self):
+        """[(beats, place)] of all ranks."""
+        rows = []
+        for rank in range(self.world_size):
+            beats, *place = (int(word) for word in self.store.get("watchdog/%d" % rank).split())
+            rows.append((beats, tuple(place)))
+        return rows
+
+    def _give_up(self, before, now):
+        culprits, text = diagnose(before, now, self.rank)
+        if self.rank == min(set(range(self.world_size)) - set(culprits), default=0):
+            self.report("failed: %s; no progress for %d s (--dist-timeout)" % (text, self.timeout_s))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # the main thread may be inside a call that never returns
+
+
+def diagnose(before, now, own_rank):
+    """(culprits, text) from two readings of [(beats, place)] by rank, None for one that had no answer."""
+    if now is None or before is None:
+        return [0], "rank 0 does not respond (it is stopped, or its machine cannot be reached)"
+    silent = [rank for rank, (old, new) in enumerate(zip(before, now)) if old[0] == new[0] and rank != own_rank]
+    if silent:
+        return silent, "%s not respond (stopped, or not to be reached)" % _ranks(silent, "does", "do")
+    places = [place for _, place in now]
+    behind = [rank for rank, place in enumerate(places) if place < max(places)]
+    if not behind:
+        return [], "all ranks wait at %s: they cannot reach each other, or a step takes longer" % _at(places[0])
+    return behind, "%s at %s while the others wait" % (_ranks(behind, "hangs", "hang"), _at(places[behind[0]]))
+
+
+def _ranks(ranks, one, several):
+    if len(ranks) == 1:
+        return "rank %d %s" % (ranks[0], one)
+    return "ranks %s %s" % (", ".join(str(rank) for rank in ranks), several)
+
+
+def _at(place):
+    return "epoch %d, step %d" % place[:2] if place[0] >= 0 else "the start"
+
+
+def _answered(call):
+    """What `call` returns, or None where it fails or does not return in time, as when the store's keeper is stopped."""
+    result = []
+
+    def run():
+        try:
+            result.append(call())
+        except (RuntimeError, ValueError, OSError):
+            pass
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    return result[0] if result else None

@@ -1,0 +1,105 @@
+"""One optimizer step: the gradients of its batches, and what to do about a loss that is not finite."""
+
+import math
+from collections import namedtuple
+
+import torch
+
+from runtime.errors import NotFiniteError, RunError
+
+MOST_SKIPS = 25  # steps skipped in a row before the run is taken for lost
+
+StepResult = namedtuple("StepResult", "losses images is_skipped")  # losses (parts,) on the device
+
+
+def take_gradients(run, parts, epoch, step):
+    """Leave in the parameters the mean gradients over the batches `parts`, one for each virtual rank of this process.
+
+    Each batch has its own mixup, randomness and batch statistics. The running statistics are updated by the first
+    alone, as the first rank's count under DDP. With `run.skips_not_finite` a step with such a loss on any rank leaves
+    neither gradients nor statistics.
+    """
+    losses, images, kept = [], 0, None
+    before = _buffers(run) if run.skips_not_finite else None
+    for rank, (inputs, targets) in zip(run.ranks.virtual_ranks, parts):
+        more_follow = rank != run.ranks.virtual_ranks[-1]
+        run.seed_step(epoch, step, rank)
+        inputs, targets = run.mix(inputs, targets)
+        with run.ranks.delays_sums(run.model, more_follow):
+            with run.precision.autocast():
+                loss = run.criterion(inputs, run.model(inputs), targets)
+            losses.append(loss.detach())
+            if run.skips_not_finite and run.ranks.any(not math.isfinite(loss.item())):
+                _restore(run, before)
+                run.optimizer.zero_grad()
+                return StepResult(torch.stack(losses), 0, True)
+            run.ranks.mark_waiting()
+            run.precision.backward(_share(loss, run), run.optimizer, more_follow)
+        images += len(inputs)
+        if more_follow and kept is None:
+            kept = _buffers(run)
+    if kept is not None:
+        _restore(run, kept)
+    return StepResult(torch.stack(losses), images, False)
+
+
+def _share(loss, run):
+    count = len(run.ranks.virtual_ranks)
+    return loss if count == 1 else loss / count
+
+
+def _buffers(run):
+    return [buffer.clone() for buffer in run.bare_model.buffers()]
+
+
+@torch.no_grad()
+def _restore(run, values):
+    for buffer, value in zip(run.bare_model.buffers(), values):
+        buffer.copy_(value)
+
+
+def stop_unless_finite(run, batches, epoch, step, losses, own):
+    """NotFiniteError where one of `losses`, the ranks' means of the steps up to `step`, is not finite.
+
+    `own` (steps, parts) are this process's own.
+    """
+    bad = [place for place, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not bad:
+        return
+    first = step + 1 - len(losses) + bad[0]
+    facts = _where(run, batches, epoch, first, own[bad[0]].tolist())
+    facts["noticed_at_step"] = step
+    raise NotFiniteError(
+        "%s: nothing was saved since; lower --lr, set --clip-grad, or pass --on-nonfinite skip" % _text(facts), facts
+    )
+
+
+def note_skipped(run, batches, epoch, step, losses, progress):
+    """Count and log a skipped step; RunError after too many in a row."""
+    progress.skipped += 1
+    progress.skipped_in_a_row += 1
+    facts = _where(run, batches, epoch, step, losses.tolist())
+    run.logger.warning("%s: this step is skipped (images %s)", _text(facts), facts["indices"])
+    if progress.skipped_in_a_row >= MOST_SKIPS:
+        raise RunError("%s, as in the %d steps before: lower --lr or set --clip-grad" % (_text(facts), MOST_SKIPS - 1))
+
+
+def _where(run, batches, epoch, step, own):
+    """Which ranks' losses of a step are not finite, and which images they had; all ranks must ask."""
+    flags = [0.0] * run.ranks.virtual_size
+    for rank, loss in zip(run.ranks.virtual_ranks, own):
+        flags[rank] = float(not math.isfinite(loss))
+    bad = [rank for rank, flag in enumerate(run.ranks.added(flags)) if flag]
+    images = {rank: batches.images_of(epoch, step, rank) for rank in bad}
+    return {
+        "epoch": epoch,
+        "step": step,
+        "ranks": bad,
+        "indices": {rank: [index for index, _ in used] for rank, used in images.items()},
+        "files": {rank: [path for _, path in used] for rank, used in images.items()},
+    }
+
+
+def _text(facts):
+    ranks = ", ".join(str(rank) for rank in facts["ranks"])
+    return "the loss is not finite on rank %s at epoch %d, step %d" % (ranks, facts["epoch"], facts["step"])
