@@ -20,11 +20,11 @@ KILL_SECONDS = 10
 
 def main():
     options = _parse()
-    _die_with_parent(signal.SIGTERM)
-    processes = [_start(options, rank) for rank in range(options.nproc)]
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, lambda received, frame: _forward(processes, received))
-    signal.signal(signal.SIGINT, lambda received, frame: None)  # a terminal's Ctrl-C reaches the processes by itself
+    die_with_parent(signal.SIGTERM)
+    processes = [start(options, rank) for rank in range(options.nproc)]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice is respected
+            signal.signal(number, lambda received, frame: _forward(processes, received))
     return _wait(processes)
 
 
@@ -36,29 +36,45 @@ def _parse():
     options = parser.parse_args()
     if options.nproc < 1:
         parser.exit(2, "launch.py: error: --nproc %d: at least one process is needed\n" % options.nproc)
-    options.port = os.environ.get("MASTER_PORT") or str(_free_port())
+    options.port = str(_free_port(os.environ.get("MASTER_PORT", "0")))
     return options
 
 
-def _free_port():
+def _free_port(wanted):
+    """The port `wanted`, or any free one for 0; another one, said aloud, where that is taken."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", int(wanted)))
+        except (OSError, OverflowError, ValueError) as error:
+            port = _free_port("0")
+            sys.stderr.write(
+                "launch.py: MASTER_PORT %s cannot be used (%s): %d is taken instead\n" % (wanted, error, port)
+            )
+            return port
         return probe.getsockname()[1]
 
 
-def _start(options, rank):
+def environment_of(options, rank):
+    """The environment of the process `rank`, by which main.py finds the others."""
     environ = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=options.port)
     environ.update(WORLD_SIZE=str(options.nproc), LOCAL_WORLD_SIZE=str(options.nproc))
     environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if options.nproc > 1:
         environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of the search for unused parameters
         environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.nproc)))
+    return environ
+
+
+def start(options, rank):
+    """Start the process `rank`."""
     command = [sys.executable, options.program, *options.arguments]
-    dies_with_launcher = functools.partial(_die_with_parent, signal.SIGKILL)
+    dies_with_launcher = functools.partial(die_with_parent, signal.SIGKILL)
+    environ = environment_of(options, rank)
     return subprocess.Popen(command, env=environ, preexec_fn=dies_with_launcher)  # noqa: S603 - a list, no shell
 
 
-def _die_with_parent(number):
+def die_with_parent(number):
     """Ask Linux to send this process the signal `number` when its parent ends, even by SIGKILL."""
     try:
         ctypes.CDLL(None).prctl(1, int(number))

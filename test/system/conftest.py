@@ -1,10 +1,14 @@
 """Real wrappers and real processes on a small network and a small folder of images."""
 
+import json
 import os
 import random
+import select
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy
@@ -79,22 +83,82 @@ def run_wrapper(project, name, words, cwd=None):
     return process.returncode, out, err
 
 
+_servers = {}  # the warm server for each PYTHONPATH
+
+
+def warm_server(python_path):
+    """The socket of a process that has imported all, for runs with this PYTHONPATH."""
+    if python_path not in _servers:
+        path = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
+        command = [sys.executable, os.path.join(HERE, "warm.py"), path]
+        environ = clean_environment(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([ROOT, HERE, python_path]))
+        process = subprocess.Popen(command, env=environ, start_new_session=True)
+        wait_for(lambda: os.path.exists(path) or process.poll() is not None)
+        assert process.poll() is None
+        _servers[python_path] = process, path
+    return _servers[python_path][1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def close_warm_servers():
+    yield
+    for process, path in _servers.values():
+        process.kill()
+        process.wait()
+        shutil.rmtree(os.path.dirname(path))
+
+
+class WarmRun:
+    """A run by fork from a warm process, with what the tests use of subprocess.Popen."""
+
+    def __init__(self, words, nproc, environ):
+        self.folder = tempfile.mkdtemp(prefix="run-")
+        self.returncode = None
+        order = {"words": list(words), "nproc": nproc, "environ": environ, "cwd": os.getcwd()}
+        order.update({name: os.path.join(self.folder, name) for name in ("stdout", "stderr")})
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(warm_server(environ.get("PYTHONPATH", "")))
+        self.socket.sendall(json.dumps(order).encode() + b"\n")
+        self.answers = self.socket.makefile()
+        self.pid = int(self.answers.readline())
+
+    def poll(self):
+        if self.returncode is None and select.select([self.socket], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not select.select([self.socket], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("small_main.py", timeout)
+            self.returncode = int(self.answers.readline())
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        self.wait(timeout)
+        texts = []
+        for name in ("stdout", "stderr"):
+            with open(os.path.join(self.folder, name), encoding="utf-8", errors="replace") as file:
+                texts.append(file.read())
+        return texts
+
+    def read(self, name="stdout"):
+        """What it has printed so far."""
+        path = os.path.join(self.folder, name)
+        if not os.path.exists(path):
+            return ""
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+
 def start_main(words, nproc=1, environ=None):
     """Start small_main.py as `nproc` processes under tools/launch.py, in a process group of its own."""
-    command = [sys.executable, os.path.join(ROOT, "tools", "launch.py"), "--nproc", str(nproc)]
-    return subprocess.Popen(
-        command + [os.path.join(HERE, "small_main.py")] + list(words),
-        env=clean_environment(**(environ or {})),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-        start_new_session=True,
-    )
+    return WarmRun(words, nproc, clean_environment(**(environ or {})))
 
 
-def run_main(words, nproc=1):
+def run_main(words, nproc=1, environ=None):
     """Run small_main.py to its end: (exit status, stdout, stderr)."""
-    process = start_main(words, nproc)
+    process = start_main(words, nproc, environ)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 

@@ -1,19 +1,31 @@
-"""main.py with a small network of the same kind, so that tests of the machinery take seconds."""
+"""main.py with a small network of the same kind, so that tests of the machinery take seconds.
+
+The environment variable FAULT makes something go wrong (faults.py).
+"""
 
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.dirname(os.path.dirname(HERE)), HERE]
 
-import build
-import main
-from runtime.compat import create_model
+import faults  # noqa: E402
+
+import build  # noqa: E402 - after the path is set
+import main  # noqa: E402
+from runtime.compat import create_model  # noqa: E402
 
 
 def create_small_model(name, **options):
     return create_model(name, **dict({"dim": 16, "depths": (1, 1, 2, 1)}, **options))
 
 
-if __name__ == "__main__":
+def main_with_small_model():
     build.create_model = create_small_model
-    sys.exit(main.main())
+    if os.environ.get("FAULT"):
+        faults.install(os.environ["FAULT"])
+    return main.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main_with_small_model())

@@ -201,10 +201,10 @@ def test_wrappers_on_eight_devices(tmp_path, project):
 @pytest.mark.parametrize(
     "file, sound, faulty",
     [
-        ("engine.py", "run.mix(images, targets)", "run.mix(images.cuda(), targets)"),
+        ("steps.py", "run.mix(inputs, targets)", "run.mix(inputs.cuda(), targets)"),
         ("engine.py", "dtype=torch.int64, device=run.device.torch_device", "dtype=torch.int64"),
         ("engine.py", "device=run.device.torch_device", "device='cuda'"),
-        ("datasets.py", "images.to(self.device.torch_device, non_blocking=True)", "images"),
+        ("batches.py", "tensor.to(self.device.torch_device, non_blocking=True)", "tensor"),
         ("runtime/distributed.py", "dtype=torch.float32, device", "dtype=torch.float64, device"),
         ("runtime/device.py", "self._module.set_device(self.torch_device)", "pass"),
     ],

@@ -1,0 +1,74 @@
+"""What a test lets go wrong in a run, by the environment variable FAULT: `name:rank:epoch:step[:more]`."""
+
+import contextlib
+import io
+import time
+
+import torch
+
+import engine
+from runtime import checkpoint
+
+
+def install(text):
+    """Let the fault happen: for ranks and steps where "*" stands, always."""
+    name, *place = text.split(":")
+    {"slow-save": slow_save, "nan": not_finite, "inf": not_finite, "hang": hang, "slow": slow}[name](name, *place)
+
+
+def slow_save(name, seconds):
+    """Every file that torch.save writes stands half written for some time."""
+    save = torch.save
+
+    def halting(value, target, **options):
+        whole = io.BytesIO()
+        save(value, whole, **options)
+        data = whole.getvalue()
+        with open(target, "wb") if isinstance(target, str) else contextlib.nullcontext(target) as file:
+            for part in (data[: len(data) // 2], data[len(data) // 2 :]):
+                file.write(part)
+                file.flush()
+                time.sleep(float(seconds) / 2)
+
+    checkpoint.torch.save = halting
+
+
+def at(run, epoch, step, place):
+    """Whether a run is at the place (rank, epoch, step)."""
+    here = (run.ranks.rank, epoch, step)
+    return all(want in ("*", str(value)) for want, value in zip(place, here))
+
+
+def not_finite(name, *place):
+    """The loss of a step is NaN or infinite, its gradients and statistics too."""
+    take = engine.take_gradients
+
+    def poisoned(run, parts, epoch, step):
+        if at(run, epoch, step, place):
+            parts = [(images * float(name), targets) for images, targets in parts]
+        return take(run, parts, epoch, step)
+
+    engine.take_gradients = poisoned
+
+
+def hang(name, *place):
+    """A rank stands still before a step."""
+    take = engine.take_gradients
+
+    def hanging(run, parts, epoch, step):
+        if at(run, epoch, step, place):
+            time.sleep(3600)
+        return take(run, parts, epoch, step)
+
+    engine.take_gradients = hanging
+
+
+def slow(name, seconds):
+    """Every step takes some time, so that a test can act within an epoch."""
+    take = engine.take_gradients
+
+    def slowed(*arguments):
+        time.sleep(float(seconds))
+        return take(*arguments)
+
+    engine.take_gradients = slowed
