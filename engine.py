@@ -37,6 +37,7 @@ class Run:
     print_freq: int = 10
     show_bar: bool = False
     skips_not_finite: bool = False
+    skipped_in_a_row: int = 0
     stop: Any = field(default_factory=StopSignals)
 
     def seed_step(self, epoch, step, rank):
@@ -88,16 +89,18 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
     first_step, steps = start["step"] if start else 0, len(batches)
     progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
     progress.restore(start or {})
-    lr = run.learning_rate.set(epoch)
+    progress.lr = run.learning_rate.set(epoch)
     for step, parts in progress.watch(batches.epoch(epoch, first_step), batches.parts):
         run.ranks.mark(epoch, step)
         is_within = step + 1 < steps
         save_now = is_within and bool(save_every) and (epoch * steps + step + 1) % save_every == 0
         result = take_gradients(run, parts, epoch, step)
         if result.is_skipped:
-            note_skipped(run, batches, epoch, step, result.losses, progress)
+            progress.skipped += 1
+            note_skipped(run, batches, epoch, step, result.losses)
         else:
-            progress.add(result.losses, result.images, lr)
+            run.skipped_in_a_row = 0
+            progress.add(result.losses, result.images)
         stop = 0
         if save_now or progress.is_due(step) or (run.stop.number and run.ranks.world_size == 1):
             stop = _agree(run, batches, epoch, step, progress)
@@ -114,7 +117,7 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
     return {
         "train_loss": progress.mean_loss,
         "train_loss_median": progress.median_loss,
-        "train_lr": lr,
+        "train_lr": progress.lr,
         "images_per_second": images_per_second,
         "train_images_skipped": run.ranks.count(batches.skipped),
         "train_steps_skipped": progress.skipped,

@@ -25,6 +25,7 @@ def take_gradients(run, parts, epoch, step):
         more_follow = rank != run.ranks.virtual_ranks[-1]
         run.seed_step(epoch, step, rank)
         inputs, targets = run.mix(inputs, targets)
+        run.ranks.mark_waiting()  # the forward pass waits for the first rank's statistics
         with run.ranks.delays_sums(run.model, more_follow):
             with run.precision.autocast():
                 loss = run.criterion(inputs, run.model(inputs), targets)
@@ -74,13 +75,12 @@ def stop_unless_finite(run, batches, epoch, step, losses, own):
     )
 
 
-def note_skipped(run, batches, epoch, step, losses, progress):
-    """Count and log a skipped step; RunError after too many in a row."""
-    progress.skipped += 1
-    progress.skipped_in_a_row += 1
+def note_skipped(run, batches, epoch, step, losses):
+    """Log a skipped step; RunError after too many in a row."""
+    run.skipped_in_a_row += 1
     facts = _where(run, batches, epoch, step, losses.tolist())
     run.logger.warning("%s: this step is skipped (images %s)", _text(facts), facts["indices"])
-    if progress.skipped_in_a_row >= MOST_SKIPS:
+    if run.skipped_in_a_row >= MOST_SKIPS:
         raise RunError("%s, as in the %d steps before: lower --lr or set --clip-grad" % (_text(facts), MOST_SKIPS - 1))
 
 

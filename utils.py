@@ -126,12 +126,12 @@ class Progress:
         self.bar = tqdm(total=steps, initial=first_step, desc=header, unit="step", leave=False) if bar else None
         self.pending, self.recent_losses = [], collections.deque(maxlen=WINDOW)
         self.loss_sum, self.loss_count = 0.0, 0
-        self.skipped, self.skipped_in_a_row = 0, 0
+        self.skipped = 0
         self.waited = 0.0
         self.step_seconds, self.data_seconds = collections.deque(maxlen=WINDOW), collections.deque(maxlen=WINDOW)
         self.timed_images, self.seconds, self.timed_seconds = 0, 0.0, 0.0
         self.looped_seconds = 0.0
-        self.lr = None
+        self.lr = 0.0  # shown in the lines
 
     def restore(self, state):
         """Go on from what `state` gave within this epoch."""
@@ -162,7 +162,7 @@ class Progress:
             self.looped_seconds += self.step_seconds[-1]
             if self.bar is not None:
                 self.bar.update()
-            if self.is_due(step) and self.lr is not None:
+            if self.is_due(step):
                 self._print_line(step)
             mark = self.clock()
         self.device.synchronize()
@@ -185,12 +185,10 @@ class Progress:
         """Whether a line follows `step`: the moment to look at values, and for the ranks to agree."""
         return step % self.print_freq == 0 or step == self.steps - 1
 
-    def add(self, losses, images, lr):
-        """Record one step's losses ((parts,) on the device), its images, and the learning rate."""
+    def add(self, losses, images):
+        """Record one step's losses ((parts,) on the device) and the number of its images."""
         self.pending.append(losses)
         self.timed_images += images
-        self.lr = lr
-        self.skipped_in_a_row = 0
 
     def take_pending(self):
         """The losses recorded since the last time, (steps, parts) in float32 on the host."""

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import time
 import uuid
 import zipfile
@@ -60,7 +61,7 @@ def _written(payload, path):
     temporary = os.path.join(folder, ".checkpoint.%s.tmp" % uuid.uuid4().hex)
     try:
         with open(temporary, "xb") as file:
-            torch.save(_on_cpu(payload), file, **ZIP_FORMAT)
+            _Writer(file).save(_on_cpu(payload))
             file.flush()
             os.fsync(file.fileno())
         yield temporary
@@ -71,6 +72,29 @@ def _written(payload, path):
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+class _Writer:
+    """A file for torch.save, which reports its own position instead of what went wrong."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def save(self, payload):
+        try:
+            torch.save(payload, self, **ZIP_FORMAT)
+        except RuntimeError:
+            raise self.error or sys.exc_info()[1] from None
+
+    def write(self, data):
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self):
+        self.file.flush()
 
 
 def _on_cpu(value):

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-ANSWER_SECONDS = 5  # for the process that keeps the store to answer
+NO_ANSWER = "no answer"  # from the process that keeps the store
 
 
 class Watchdog:
@@ -39,20 +39,17 @@ class Watchdog:
     def _watch(self):
         interval = min(self.timeout_s / 10.0, 10.0)
         # The first rank keeps the store, so it decides first: it cannot be asked once it has ended.
-        patience = self.timeout_s - interval * (1.0 if self.rank == 0 else 0.5)
+        patience = self.timeout_s - (interval if self.rank == 0 else 0.0)
         seen = None
         while not self.ended.wait(interval):
             stalled = time.time() - self.moved_at
+            answer = _answered(self._beat, interval)
             if stalled < self.timeout_s / 2:
                 seen = None
-                _answered(self._beat)
-                continue
-            _answered(self._beat)
-            seen = seen or _answered(self._read)  # to see later whose beats have stopped
-            if stalled >= patience - interval:
-                self.ended.wait(max(0.0, patience - stalled))
-                if time.time() - self.moved_at >= patience and not self.ended.is_set():
-                    self._give_up(seen, _answered(self._read))
+            elif seen is None and answer is True:
+                seen = _answered(self._read, interval)  # to see later whose beats have stopped
+            if stalled >= patience and not self.ended.is_set():
+                self._give_up(seen, _answered(self._read, interval) if answer is True else answer)
 
     def _read(self):
         """[(beats, place)] of all ranks."""
@@ -64,7 +61,7 @@ class Watchdog:
 
     def _give_up(self, before, now):
         culprits, text = diagnose(before, now, self.rank)
-        if self.rank == min(set(range(self.world_size)) - set(culprits), default=0):
+        if text and self.rank == (1 if self.rank and culprits == [0] else 0):
             self.report("failed: %s; no progress for %d s (--dist-timeout)" % (text, self.timeout_s))
         sys.stdout.flush()
         sys.stderr.flush()
@@ -72,9 +69,11 @@ class Watchdog:
 
 
 def diagnose(before, now, own_rank):
-    """(culprits, text) from two readings of [(beats, place)] by rank, None for one that had no answer."""
-    if now is None or before is None:
-        return [0], "rank 0 does not respond (it is stopped, or its machine cannot be reached)"
+    """(culprits, text) from two readings of [(beats, place)] by rank; no text where another rank knows better."""
+    if NO_ANSWER in (before, now):
+        return [0], "rank 0 does not respond (stopped, or not to be reached)"
+    if not now or not before:
+        return [], ""  # the first rank has ended, and has told why
     silent = [rank for rank, (old, new) in enumerate(zip(before, now)) if old[0] == new[0] and rank != own_rank]
     if silent:
         return silent, "%s not respond (stopped, or not to be reached)" % _ranks(silent, "does", "do")
@@ -95,17 +94,18 @@ def _at(place):
     return "epoch %d, step %d" % place[:2] if place[0] >= 0 else "the start"
 
 
-def _answered(call):
-    """What `call` returns, or None where it fails or does not return in time, as when the store's keeper is stopped."""
-    result = []
+def _answered(call, seconds):
+    """What `call` returns (True for nothing), NO_ANSWER where that takes longer, as when the store's keeper is stopped,
+    and False where the store is gone."""
+    result = [NO_ANSWER]
 
     def run():
         try:
-            result.append(call())
+            result[0] = call() or True
         except (RuntimeError, ValueError, OSError):
-            pass
+            result[0] = False
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(ANSWER_SECONDS)
-    return result[0] if result else None
+    thread.join(max(1.0, seconds))
+    return result[0]

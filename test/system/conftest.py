@@ -13,7 +13,10 @@ import time
 
 import numpy
 import pytest
+import torch
 from PIL import Image
+
+from runtime import checkpoint
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -108,13 +111,19 @@ def close_warm_servers():
         shutil.rmtree(os.path.dirname(path))
 
 
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 class WarmRun:
     """A run by fork from a warm process, with what the tests use of subprocess.Popen."""
 
     def __init__(self, words, nproc, environ):
         self.folder = tempfile.mkdtemp(prefix="run-")
         self.returncode = None
-        order = {"words": list(words), "nproc": nproc, "environ": environ, "cwd": os.getcwd()}
+        order = {"words": list(words), "nproc": nproc, "environ": environ, "cwd": os.getcwd(), "umask": _umask()}
         order.update({name: os.path.join(self.folder, name) for name in ("stdout", "stderr")})
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(warm_server(environ.get("PYTHONPATH", "")))
@@ -161,6 +170,44 @@ def run_main(words, nproc=1, environ=None):
     process = start_main(words, nproc, environ)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def assert_same_weights(first, second, name=checkpoint.LATEST):
+    """The weights and their average are equal, bit by bit."""
+    first, second = (checkpoint.load(os.path.join(folder, name)) for folder in (first, second))
+    for part in ("model", "model_ema"):
+        assert list(first[part]) == list(second[part])
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), (part, name)
+
+
+def log_of(folder):
+    """The rows of a run's log.txt."""
+    with open(os.path.join(str(folder), "log.txt")) as file:
+        return [json.loads(line) for line in file]
+
+
+def children_of(pid):
+    """The process numbers of a process's children."""
+    try:
+        with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
+
+
+def processes_of_session(session):
+    """The processes of a session that have not ended."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            with open("/proc/%s/stat" % name) as file:
+                state, _, _, its_session = file.read().rsplit(")", 1)[1].split()[:4]
+        except (OSError, ValueError, IndexError):
+            continue
+        if name.isdigit() and int(its_session) == session and state not in "ZX":
+            found.append(int(name))
+    return found
 
 
 def wait_for(condition, seconds=120):

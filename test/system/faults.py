@@ -11,9 +11,10 @@ from runtime import checkpoint
 
 
 def install(text):
-    """Let the fault happen: for ranks and steps where "*" stands, always."""
-    name, *place = text.split(":")
-    {"slow-save": slow_save, "nan": not_finite, "inf": not_finite, "hang": hang, "slow": slow}[name](name, *place)
+    """Let the faults happen, which commas separate: for ranks and steps where "*" stands, always."""
+    for part in text.split(","):
+        name, *place = part.split(":")
+        FAULTS[name](name, *place)
 
 
 def slow_save(name, seconds):
@@ -72,3 +73,24 @@ def slow(name, seconds):
         return take(*arguments)
 
     engine.take_gradients = slowed
+
+
+def slow_evaluation(name, seconds):
+    """Every batch of an evaluation takes some time."""
+    count = engine._count
+
+    def slowed(*arguments):
+        time.sleep(float(seconds))
+        return count(*arguments)
+
+    engine._count = slowed
+
+
+FAULTS = {
+    "slow-save": slow_save,
+    "nan": not_finite,
+    "inf": not_finite,
+    "hang": hang,
+    "slow": slow,
+    "slow-evaluation": slow_evaluation,
+}

@@ -9,8 +9,18 @@ import sys
 
 import pytest
 import torch
-from conftest import OPTIONS, ROOT, clean_environment, run_main, run_wrapper, start_main, write_images
-from test_resume import assert_same_weights, kill_after
+from conftest import (
+    OPTIONS,
+    ROOT,
+    assert_same_weights,
+    clean_environment,
+    log_of,
+    run_main,
+    run_wrapper,
+    start_main,
+    write_images,
+)
+from test_resume import kill_after
 
 from runtime import checkpoint
 
@@ -53,11 +63,6 @@ def succeed(words, nproc=1):
     status, out, err = run_main(words, nproc)
     assert status == 0, out + err
     return out
-
-
-def log_of(folder):
-    with open(os.path.join(str(folder), "log.txt")) as file:
-        return [json.loads(line) for line in file]
 
 
 def weights_of(folder):

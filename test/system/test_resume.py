@@ -5,8 +5,7 @@ import os
 import signal
 
 import pytest
-import torch
-from conftest import OPTIONS, run_main, start_main, wait_for, write_images
+from conftest import OPTIONS, assert_same_weights, children_of, run_main, start_main, wait_for, write_images
 
 from runtime import checkpoint
 
@@ -15,14 +14,6 @@ def words_for(images, folder, *more):
     return (
         ["--data-path=" + images, "--output-dir=" + folder, "--epochs=3", "--checkpoint-steps=1"] + OPTIONS + list(more)
     )
-
-
-def assert_same_weights(first, second):
-    first, second = (checkpoint.load(os.path.join(folder, checkpoint.LATEST)) for folder in (first, second))
-    for part in ("model", "model_ema"):
-        assert list(first[part]) == list(second[part])
-        for name, value in first[part].items():
-            assert torch.equal(value, second[part][name]), (part, name)
 
 
 def kill_after(process, path, times):
@@ -66,11 +57,6 @@ def test_no_process_outlives_a_killed_launcher(tmp_path, images):
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     wait_for(lambda: not any(is_running(child) for child in children), 20)
-
-
-def children_of(pid):
-    with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-        return [int(word) for word in file.read().split()]
 
 
 def is_running(pid):

@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as launch.py sets it; torch reads it when it is imported
+
 import small_main
 
 from tools import launch
@@ -87,10 +89,14 @@ def run(order):
         file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, number)
         os.close(file)
+    os.umask(order["umask"])
     os.environ.clear()
     os.environ.update(order["environ"])
     os.chdir(order["cwd"])
     sys.argv = ["launch.py", "--nproc", str(order["nproc"]), small_main.__file__] + order["words"]
+    if "ALONE" in os.environ:  # as one process of a launcher that is not there
+        sys.argv = sys.argv[3:]
+        leave(small_main.main_with_small_model())
     launch.start = fork_rank
     leave(launch.main())
 

@@ -41,8 +41,9 @@ class Clock:
 def progress_lines(caplog, steps, device=CPU):
     caplog.set_level(logging.INFO)
     progress = utils.Progress("Epoch: [0]", steps, device, logging.getLogger("x"), clock=Clock())
+    progress.lr = 1e-6
     for step, _ in progress.watch(range(steps)):
-        progress.add(torch.tensor([7 - 0.01 * step]), 112, 1e-6)
+        progress.add(torch.tensor([7 - 0.01 * step]), 112)
         if progress.is_due(step):
             progress.settle(progress.take_pending().mean(dim=1).tolist())
     speed = progress.log_summary(112, 2)
