@@ -78,7 +78,9 @@ class Batches:
                     if images is not None:
                         yield self._on_device(images), self._on_device(targets)
                 return
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _means_a_lost_process(error):
+                    raise
                 losses += 1
                 self._replace_loader(error, losses)
 
@@ -93,9 +95,7 @@ class Batches:
         return tensor.to(self.device.torch_device, non_blocking=True)
 
     def _replace_loader(self, error, losses):
-        """Start new loader processes after some were lost; any other `error` is raised again."""
-        if not any(sign in str(error) for sign in ("DataLoader worker (pid", "Pin memory thread")):
-            raise error
+        """Start new loader processes after some were lost."""
         reason = " ".join(str(error).split())
         if losses > MOST_LOSSES:
             raise RunError(
@@ -105,6 +105,15 @@ class Batches:
             ) from None
         logging.getLogger().warning("a loader process was lost (%s): new ones are started", reason)
         self._loader = self._make_loader()
+
+
+def _means_a_lost_process(error):
+    """Whether a loader raised `error` because a process of it is gone; what happens in the process says "Caught"."""
+    if isinstance(error, RuntimeError):
+        signs = ("DataLoader worker (pid", "Pin memory thread", "items of ancdata")
+        return any(sign in str(error) for sign in signs)
+    lost = (ConnectionError, EOFError, FileNotFoundError)  # its socket, through which it hands over a batch
+    return isinstance(error, lost) and "Caught" not in str(error)
 
 
 def _start(loader):

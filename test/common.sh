@@ -71,13 +71,26 @@ npu_is_meant() {
 }
 
 # start_main OPTION...: run main.py as $processes processes; ends the wrapper with its exit status if that is not 0.
+# Signals to the wrapper are passed on, and it ends after main.py has: by itself bash would wait for a foreground
+# command before it looks at a trap, or end at once without one.
 start_main() {
-    local status=0
+    local status=0 name child
     "$python" "$root/tools/launch.py" --nproc "$processes" "$root/main.py" \
-        --config="$root/configs/smlpnet_tiny_ascend.yaml" "$@" "${passed[@]}" || status=$?
+        --config="$root/configs/smlpnet_tiny_ascend.yaml" "$@" "${passed[@]}" &
+    child=$!
+    for name in INT TERM HUP USR1; do
+        # shellcheck disable=SC2064 # the names are meant as they are now
+        trap "kill -s $name $child 2>/dev/null || true" "$name"
+    done
+    while kill -0 "$child" 2>/dev/null; do
+        wait "$child" || true # a trapped signal ends it early
+    done
+    wait "$child" || status=$?
+    trap - INT TERM HUP USR1
     case $status in
         0) return ;;
         2) ;; # bad input: main.py has said what in one line
+        129 | 130 | 138 | 143) ;; # stopped by a signal, as main.py has said
         *) echo "[Error] main.py ended with exit status $status; see $output" >&2 ;;
     esac
     exit "$status"

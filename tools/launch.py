@@ -21,10 +21,12 @@ KILL_SECONDS = 10
 def main():
     options = _parse()
     die_with_parent(signal.SIGTERM)
-    processes = [start(options, rank) for rank in range(options.nproc)]
+    processes = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice is respected
             signal.signal(number, lambda received, frame: _forward(processes, received))
+    for rank in range(options.nproc):  # after that: they would ignore what bash lets a command in the background ignore
+        processes.append(start(options, rank))
     return _wait(processes)
 
 

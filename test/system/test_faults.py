@@ -286,9 +286,9 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_end_is_saved_elsewhere(dat
     assert (old["epoch"], old["step"]) < (2, 0)
     assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
     rescued = re.search(r"it is in (\S+) instead; make room, then go on with --resume=\1", err).group(1)
-    for part, values in checkpoint.load(os.path.join(whole(1), LATEST)).items():
-        if part in ("model", "model_ema"):
-            assert all(torch.equal(values[name], checkpoint.load(rescued)[part][name]) for name in values)
+    saved, want = checkpoint.load(rescued), checkpoint.load(os.path.join(whole(1), LATEST))
+    for part in ("model", "model_ema"):
+        assert all(torch.equal(saved[part][name], value) for name, value in want[part].items())
     small_disk(100)
     go_on(data, out, whole(1))
 

@@ -3,9 +3,12 @@
 import json
 import os
 import re
+import signal
 
 import pytest
-from conftest import OPTIONS, run_wrapper
+from conftest import OPTIONS, run_wrapper, start_wrapper, wait_for
+
+from runtime import checkpoint
 
 TRAIN_KEYS = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "AvgFPS", "MinLoss", "MaxAccuracy"]
 TRAIN_KEYS += ["E2ETrainingTime", "ActualFPS", "ActualLoss", "TrainAccuracy", "TrainingTime"]
@@ -99,6 +102,18 @@ def test_failures_are_failures(project, images):
     words = ["--data_path=" + images, "--resume=", "--nproc=2", "--epochs=1", "--batch-size=4"]
     status, out, err = run_wrapper(project, "train_full_8p.sh", words + SMALL)
     assert status == 2 and "unreadable image: " in err and "Traceback" not in err and "Final" not in out
+
+
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, status):
+    words = ["--data_path=" + images, "--epochs=100", "--batch-size=4", "--nproc=2"] + SMALL
+    process = start_wrapper(project, "train_full_8p.sh", words)
+    wait_for(lambda: os.path.exists(os.path.join(output_of(project), "checkpoint.pth")))
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "stopped by %s; the same command goes on" % name in err and "Traceback" not in err and "Final" not in out
+    assert checkpoint.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
 
 
 def test_performance_always_starts_afresh(project, images):

@@ -41,6 +41,9 @@ def fork_rank(options, rank):
     if pid:
         return Forked(pid)
     launch.die_with_parent(signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(launch.environment_of(options, rank))
     sys.argv = [options.program] + options.arguments
     leave(small_main.main_with_small_model())
