@@ -234,7 +234,12 @@ def _add_run(parser):
     )
     group.add_argument("--output-dir", default="", metavar="DIR", help="where to save (default: nothing is saved)")
     group.add_argument("--seed", type=_number(int, low=0, high=2**32 - 1), default=0, metavar="N", help="(default: 0)")
-    group.add_argument("--resume", default="", metavar="PATH", help="checkpoint file, or the folder that holds it")
+    group.add_argument(
+        "--resume",
+        default="",
+        metavar="PATH",
+        help="checkpoint file, the folder that holds it, or https://...#sha256=...",
+    )
     _switch(group, "auto-resume", True, "go on from the checkpoint in --output-dir (default: on)")
     group.add_argument(
         "--existing-output",
@@ -374,8 +379,8 @@ def identity(values):
 
 
 def _with_full_paths(values):
-    paths = {name: os.path.abspath(values[name]) for name in ("data_path", "output_dir", "resume") if values.get(name)}
-    return dict(values, **paths)
+    names = [name for name in ("data_path", "output_dir", "resume") if values.get(name) and "://" not in values[name]]
+    return dict(values, **{name: os.path.abspath(values[name]) for name in names})
 
 
 def to_yaml(options):

@@ -70,6 +70,8 @@ def _continues(options, asked, found):
 
 def _began_with(options, asked):
     recorded = _recorded(options.output_dir).get("resume")
+    if recorded == options.resume:
+        return True
     return bool(recorded) and os.path.exists(recorded) and os.path.samefile(checkpoint.resolve(recorded), asked)
 
 

@@ -20,6 +20,7 @@ import zipfile
 
 import torch
 
+from runtime import download
 from runtime.errors import UserError
 
 FORMAT = 1
@@ -187,7 +188,10 @@ def set_aside(path, suffix=""):
 
 
 def resolve(path, names=(LATEST, BEST)):
-    """The checkpoint file that `--resume path` means: the file, or the first of `names` in the folder."""
+    """The checkpoint file that `--resume path` means: the file, the first of `names` in the folder, or what is fetched
+    from the URL."""
+    if download.is_url(path):
+        return download.fetch(path)
     if os.path.isdir(path):
         for name in names:
             if os.path.exists(os.path.join(path, name)):
@@ -276,6 +280,8 @@ def _check_sums(path):
     """ValueError where an entry's checksum tells that bits have changed; torch itself does not look."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
+            if any(name.endswith("/constants.pkl") for name in file.namelist()):
+                raise ValueError("it is a TorchScript program")
             damaged = file.testzip()
         if damaged:
             raise ValueError("the checksum of %s is wrong" % damaged)

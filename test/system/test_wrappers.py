@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 
 import pytest
@@ -102,6 +103,23 @@ def test_failures_are_failures(project, images):
     words = ["--data_path=" + images, "--resume=", "--nproc=2", "--epochs=1", "--batch-size=4"]
     status, out, err = run_wrapper(project, "train_full_8p.sh", words + SMALL)
     assert status == 2 and "unreadable image: " in err and "Traceback" not in err and "Final" not in out
+
+
+def test_paths_are_only_paths(project, images, tmp_path):
+    """Shell syntax, quotes, spaces and a leading dash in the paths of data, output and checkpoint do nothing."""
+    here = tmp_path / "here"
+    here.mkdir()
+    name = "-n $(touch pwned) `touch pwned`; touch pwned & 'q' \"d\" *\\ \n%s{0}"
+    shutil.copytree(images, str(here / name))
+    words = ["--data_path=" + name, "--nproc=1", "--epochs=1", "--batch_size=4"] + SMALL
+    status, out, err = run_wrapper(project, "train_full_8p.sh", words + ["--output_dir=%s.out" % name], cwd=str(here))
+    assert status == 0, err
+    assert "SPACH-SMLP_bs4_1p_acc.log" in os.listdir(str(here / (name + ".out")))
+    status, out, err = run_wrapper(
+        project, "train_eval_8p.sh", words[:2] + SMALL + ["--resume", name + ".out", "--batch-size=4"], cwd=str(here)
+    )
+    assert status == 0, err
+    assert sorted(os.listdir(str(here))) == sorted([name, name + ".out"])
 
 
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])

@@ -68,39 +68,6 @@ def test_bare_weights(tmp_path):
     assert checkpoint.load(path_of(tmp_path))["model"]["w"].sum() == 2
 
 
-class Harmful:
-    def __reduce__(self):
-        return os.mkdir, (Harmful.target,)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_code_in_a_pickle_is_refused(tmp_path, legacy):
-    Harmful.target = str(tmp_path / "harm")
-    options = {"_use_new_zipfile_serialization": not legacy} if checkpoint_has_zip_option() else {}
-    torch.save({"model": {"w": torch.ones(2)}, "args": Harmful()}, path_of(tmp_path), **options)
-    with pytest.raises(UserError, match=r"mkdir, which a checkpoint may not"):
-        checkpoint.load(path_of(tmp_path))
-    assert not os.path.exists(Harmful.target)
-
-
-def checkpoint_has_zip_option():
-    return "_use_new_zipfile_serialization" in torch.save.__code__.co_varnames
-
-
-def test_restricted_unpickler_for_old_torch(tmp_path):
-    """What stands in for weights_only before torch 2.5, tried on this torch."""
-    Harmful.target = str(tmp_path / "harm")
-    good = {"model": {"w": torch.arange(3), "h": torch.ones(2, dtype=torch.float16)}, "args": argparse.Namespace(a=1)}
-    torch.save(good, path_of(tmp_path))
-    options = {"weights_only": False} if hasattr(torch.serialization, "safe_globals") else {}
-    loaded = torch.load(path_of(tmp_path), pickle_module=checkpoint._TensorsOnly, **options)
-    assert loaded["args"] == good["args"] and torch.equal(loaded["model"]["w"], good["model"]["w"])
-    torch.save({"model": Harmful()}, path_of(tmp_path))
-    with pytest.raises(pickle.UnpicklingError, match="mkdir"):
-        torch.load(path_of(tmp_path), pickle_module=checkpoint._TensorsOnly, **options)
-    assert not os.path.exists(Harmful.target)
-
-
 @pytest.mark.parametrize(
     "content",
     [
