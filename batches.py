@@ -31,7 +31,9 @@ class Batches:
     counted in `skipped` with `skip_bad`.
     """
 
-    def __init__(self, dataset, batch_sampler, device, workers=0, pin_memory=False, skip_bad=False, parts=1):
+    def __init__(
+        self, dataset, batch_sampler, device, workers=0, timeout_s=0, pin_memory=False, skip_bad=False, parts=1
+    ):
         self.dataset, self.batch_sampler, self.device = dataset, batch_sampler, device
         self.batch_size, self.image_count = batch_sampler.batch_size, len(dataset)
         self.skip_bad, self.parts = skip_bad, parts
@@ -42,6 +44,7 @@ class Batches:
             dataset,
             batch_sampler=batch_sampler,
             num_workers=workers,
+            timeout=timeout_s if workers else 0,
             collate_fn=collate,
             pin_memory=pin_memory,
             worker_init_fn=leave_to_parent,
@@ -110,7 +113,7 @@ class Batches:
 def _means_a_lost_process(error):
     """Whether a loader raised `error` because a process of it is gone; what happens in the process says "Caught"."""
     if isinstance(error, RuntimeError):
-        signs = ("DataLoader worker (pid", "Pin memory thread", "items of ancdata")
+        signs = ("DataLoader worker (pid", "DataLoader timed out", "Pin memory thread", "items of ancdata")
         return any(sign in str(error) for sign in signs)
     lost = (ConnectionError, EOFError, FileNotFoundError)  # its socket, through which it hands over a batch
     return isinstance(error, lost) and "Caught" not in str(error)

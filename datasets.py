@@ -208,6 +208,7 @@ def _batches(args, ranks, dataset, batch_sampler, **options):
         batch_sampler,
         ranks.device,
         workers=min(10, ranks.cores) if args.num_workers is None else args.num_workers,
+        timeout_s=args.dist_timeout,
         pin_memory=args.pin_mem and ranks.device.is_accelerator,
         skip_bad=args.skip_bad_images,
         **options,

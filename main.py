@@ -1,9 +1,13 @@
 """Train, evaluate or time a model: `python main.py --data-path DIR --output-dir DIR`, or the same under torchrun."""
 
 import os
+import signal
 import sys
 import time
 import traceback
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, prints no traceback
 
 import args as options_module
 import build
@@ -15,11 +19,10 @@ import record
 import utils
 from runtime import checkpoint
 from runtime.binding import bind_cores
-from runtime.compat import release_versions
 from runtime.device import select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError
-from runtime.stops import name_of
+from runtime.stops import end_loaders, name_of
 
 
 def run(argv):
@@ -46,11 +49,12 @@ def run(argv):
         elif options.eval:
             result, average = evaluate(current, loaders.val)
             if options.eval_json and ranks.is_main:
-                utils.write_json(options.eval_json, output.evaluation(options, current, result, average))
+                output.write_evaluation(options, current, result, average)
         else:
             train(options, current, loaders, start)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
+        end_loaders()
         output.release()
 
 
@@ -70,8 +74,6 @@ def begin(options, current, start):
         output.check_something_is_left(options, start.loaded)
     if current.ranks.is_main:
         message = output.prepare(options, start)
-        if options.output_dir:
-            utils.log_to_file(output.log_path(options))
         if message:
             current.logger.info(message)
         for line in options_module.warnings_of(options):
@@ -82,13 +84,12 @@ def begin(options, current, start):
 def train(options, current, loaders, start):
     """Train the remaining epochs; after each evaluate, save, and write the results."""
     kept = record.Record(options, current, loaders, start)
-    if kept.saves:
-        output.write_config(options, release_versions())
     try:
         with current.stop:
             train_epochs(options, current, loaders, kept)
-    except Stopped:
+    except Stopped as stop:
         kept.check_saved()
+        stop.is_saved = bool(options.output_dir)
         current.ranks.barrier()  # a launcher may end the others as soon as one has ended
         raise
     kept.check_saved()
@@ -153,7 +154,8 @@ def main(argv=None):
         return 1
     except Stopped as stop:
         if local_rank == "0":
-            report("stopped by %s; the same command goes on from the checkpoint in --output-dir" % name_of(stop.number))
+            advice = "the same command goes on from the checkpoint" if stop.is_saved else "nothing is saved"
+            report("stopped by %s; %s in --output-dir" % (name_of(stop.number), advice))
         return 128 + stop.number
     except KeyboardInterrupt:
         if local_rank == "0":
@@ -176,4 +178,6 @@ def report(text):
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

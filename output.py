@@ -6,8 +6,9 @@ import time
 
 import args as options_module
 from runtime import checkpoint
+from runtime.compat import release_versions
 from runtime.errors import UserError
-from utils import write_text
+from utils import log_to_file, write_json, write_text
 
 CONFIG, LOCK = "config.yaml", ".lock"
 
@@ -109,7 +110,11 @@ def prepare(options, start):
     if not options.output_dir:
         return None
     try:
-        return _prepare(options, start)
+        message = _prepare(options, start)
+        log_to_file(_log_path(options))
+        if not (options.eval or options.throughput):
+            write_config(options)
+        return message
     except OSError as error:
         raise UserError("--output-dir %s cannot be written to: %s" % (options.output_dir, error)) from None
 
@@ -209,18 +214,21 @@ def _message(folder, target):
     return message
 
 
-def evaluation(options, run, result, average):
-    """The result of `--eval` as a dictionary for JSON."""
+def write_evaluation(options, run, result, average):
+    """Write the result of `--eval` as JSON to `--eval-json`."""
     facts = {"model": options.model, "world_size": run.ranks.world_size, "batch_size": options.batch_size}
-    return dict(facts, **result, **{"ema_" + name: average[name] for name in ("acc1", "acc5", "loss") if average})
+    averages = {"ema_" + name: average[name] for name in ("acc1", "acc5", "loss") if average}
+    try:
+        write_json(options.eval_json, dict(facts, **result, **averages))
+    except OSError as error:
+        raise UserError("--eval-json %s cannot be written: %s" % (options.eval_json, error)) from None
 
 
-def log_path(options):
-    """The file of the run's log lines."""
+def _log_path(options):
     return os.path.join(options.output_dir, "eval_0.log" if options.eval or options.throughput else "train_0.log")
 
 
-def write_config(options, versions):
+def write_config(options):
     """Write the configuration file that reproduces the run."""
-    text = "# python main.py --config THIS_FILE reproduces this run (%s)\n" % versions
+    text = "# python main.py --config THIS_FILE reproduces this run (%s)\n" % release_versions()
     write_text(os.path.join(options.output_dir, CONFIG), text + options_module.to_yaml(options))

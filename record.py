@@ -38,12 +38,12 @@ class Record:
             self.max_accuracy, self.best_epoch = loaded.get("max_accuracy", -1.0), loaded.get("best_epoch")
         self.next_epoch = first_epoch(options, loaded)
         self.within = loaded.get("epoch_state")
-        self.seconds_before, self.started = loaded.get("seconds", 0.0), time.time()
+        self.seconds_before, self.started = loaded.get("seconds", 0.0), time.monotonic()
 
     @property
     def seconds(self):
         """Seconds of training and evaluation, those before a resume included."""
-        return self.seconds_before + time.time() - self.started
+        return self.seconds_before + time.monotonic() - self.started
 
     def add(self, epoch, stats, result, average):
         """Record the finished `epoch`; whether it is the best so far."""

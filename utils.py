@@ -80,7 +80,7 @@ def write_text(path, text):
     """Replace the file `path` by `text` without ever leaving half of it."""
     temporary = path + ".tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
         os.replace(temporary, path)
     except OSError as error:
@@ -98,7 +98,7 @@ def append_missing_rows(path, rows):
     """Append to a file of one JSON a line those `rows` whose "epoch" it lacks."""
     lines, known = [], set()
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().splitlines()
     for line in lines:
         try:
@@ -120,7 +120,7 @@ class Progress:
     Losses stay on the device until a line is due, so that a step never waits for the host.
     """
 
-    def __init__(self, header, steps, device, logger, print_freq=10, first_step=0, bar=False, clock=time.time):
+    def __init__(self, header, steps, device, logger, print_freq=10, first_step=0, bar=False, clock=time.perf_counter):
         self.header, self.steps, self.device, self.logger = header, steps, device, logger
         self.print_freq, self.first_step, self.clock = print_freq, first_step, clock
         self.bar = tqdm(total=steps, initial=first_step, desc=header, unit="step", leave=False) if bar else None

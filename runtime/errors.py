@@ -35,3 +35,4 @@ class Stopped(Exception):  # noqa: N818 - not an error
     def __init__(self, number):
         super().__init__("signal %d" % number)
         self.number = number
+        self.is_saved = False

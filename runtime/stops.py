@@ -1,5 +1,6 @@
 """Signals that ask a run to stop: noted when they come, obeyed by all ranks together at the next agreed step."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -34,11 +35,11 @@ class StopSignals:
             signal.signal(*self._before.popitem())
 
     def _receive(self, number, frame):
-        if self.number and time.time() - self.received_at > ONE_REQUEST_SECONDS:
+        if self.number and time.monotonic() - self.received_at > ONE_REQUEST_SECONDS:
             self.__exit__()
             os.kill(os.getpid(), number)
         elif not self.number:
-            self.number, self.received_at = int(number), time.time()
+            self.number, self.received_at = int(number), time.monotonic()
             if self.announce:
                 self.announce(
                     "%s: stopping at the next step that all agree on; again to stop at once" % name_of(number)
@@ -63,10 +64,13 @@ def name_of(number):
 
 
 def leave_to_parent(_worker_id):
-    """Ignore them in a loader's process, which a terminal or a scheduler signals too: its parent ends it.
-
-    SIGTERM is left as torch has set it: by it the parent ends a loader's process.
-    """
+    """Ignore them in a loader's process, which a terminal or a scheduler signals too: its parent still needs batches,
+    and ends it by `end_loaders`."""
     for name in NAMES:
-        if name != "SIGTERM":
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def end_loaders():
+    """End the loader processes that are left when this process ends; they hold nothing that could be lost."""
+    for process in multiprocessing.active_children():
+        process.kill()

@@ -19,14 +19,14 @@ class Watchdog:
     def __init__(self, store, rank, world_size, timeout_s, report):
         self.store, self.rank, self.world_size = store, rank, world_size
         self.timeout_s, self.report = timeout_s, report
-        self.place, self.moved_at = (-1, 0, 0), time.time()
+        self.place, self.moved_at = (-1, 0, 0), time.monotonic()
         self.beats, self.ended = 0, threading.Event()
         self._beat()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def move(self, place):
         """This rank is at `place` now."""
-        self.place, self.moved_at = place, time.time()
+        self.place, self.moved_at = place, time.monotonic()
 
     def end(self):
         """Stop watching."""
@@ -42,7 +42,7 @@ class Watchdog:
         patience = self.timeout_s - (interval if self.rank == 0 else 0.0)
         seen = None
         while not self.ended.wait(interval):
-            stalled = time.time() - self.moved_at
+            stalled = time.monotonic() - self.moved_at
             answer = _answered(self._beat, interval)
             if stalled < self.timeout_s / 2:
                 seen = None

@@ -21,7 +21,7 @@ def folder(tmp_path):
     """A folder with a run of the default options."""
     path = str(tmp_path / "out")
     os.makedirs(path)
-    output.write_config(options(path), "versions")
+    output.write_config(options(path))
     checkpoint.save({"model": {"w": torch.zeros(1)}, "epoch": 1}, path, True)
     return path
 
@@ -60,7 +60,7 @@ def test_explicit_resume_wins(folder, tmp_path):
     checkpoint.save({"model": {"w": torch.ones(1)}, "epoch": 7}, other, True)
     start = output.plan(options(folder, "--resume=" + other))
     assert start.loaded["epoch"] == 7 and start.sets_aside
-    output.write_config(options(folder, "--resume=" + other), "versions")  # that run has begun here: go on with it
+    output.write_config(options(folder, "--resume=" + other))  # that run has begun here: go on with it
     start = output.plan(options(folder, "--resume=" + other))
     assert start.loaded["epoch"] == 1 and not start.sets_aside
 
@@ -76,7 +76,7 @@ def test_another_number_of_processes_is_another_run(folder):
 def test_going_on_by_path_and_then_without(folder, path):
     chosen = options(folder, "--existing-output=match", "--resume=" + os.path.join(folder, path))
     assert not output.plan(chosen).sets_aside
-    output.write_config(chosen, "versions")
+    output.write_config(chosen)
     assert not output.plan(options(folder, "--existing-output=match")).sets_aside
 
 
@@ -124,7 +124,7 @@ def test_setting_aside_loses_nothing(folder):
     after.pop(".lock")
     assert after == before
     assert "\n" not in message and "--resume=%s" % os.path.join(aside, "checkpoint.pth") in message
-    assert os.listdir(folder) == [".lock"]
+    assert not checkpoint.find_latest(folder)
 
 
 def test_evaluation_leaves_the_folder(folder):
