@@ -6,13 +6,12 @@ A data set is a folder with train/ and val/, each with one folder of images a cl
 import os
 from collections import namedtuple
 
-import PIL
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from batches import Batches
+from pictures import BoundedResize, list_classes, list_images, read_picture, shown, why
 from runtime.compat import create_transform
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
@@ -64,27 +63,12 @@ class UnlessSized:
 
 def _fit(size):
     """Resize to 256/224 of the size and crop the centre."""
-    steps = [transforms.Resize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
+    steps = [BoundedResize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
     return steps if size > SMALL_SIZE else [UnlessSized(size, transforms.Compose(steps))]
 
 
 def _normalise():
     return [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-
-
-def list_classes(folder):
-    """The names of the class folders in `folder`, sorted."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-
-
-def list_images(folder, classes):
-    """(path, class index) of every image below `folder`, in torchvision ImageFolder's order."""
-    images = []
-    for index, name in enumerate(classes):
-        for parent, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
-            paths = (os.path.join(parent, file) for file in sorted(files))
-            images += [(path, index) for path in paths if path.lower().endswith(IMG_EXTENSIONS)]
-    return images
 
 
 class ImageFolder(Dataset):
@@ -107,24 +91,13 @@ class ImageFolder(Dataset):
         for offset in range(len(self.images) if self.replace_bad else 1):
             path, target = self.images[(index + offset) % len(self.images)]
             try:
-                picture = _read_picture(path)
-            except Exception as error:  # decoders raise nearly anything on a broken file
-                bad_files.append("%s (%s)" % (path, _why(error)))
-                continue
-            if key is not None:
-                seed_host(position_seed("sample", *key))
-            return Sample(self.transform(picture), target, bad_files)
+                picture = read_picture(path)
+                if key is not None:
+                    seed_host(position_seed("sample", *key))
+                return Sample(self.transform(picture), target, bad_files)
+            except Exception as error:  # decoders, and transforms of odd pictures, raise nearly anything
+                bad_files.append("%s (%s)" % (shown(path), why(error)))
         return Sample(None, None, bad_files)
-
-
-def _read_picture(path):
-    with open(path, "rb") as file:
-        return Image.open(file).convert("RGB")
-
-
-def _why(error):
-    unidentified = isinstance(error, getattr(PIL, "UnidentifiedImageError", ()))
-    return "no known image format" if unidentified else " ".join(str(error).split())
 
 
 def build_loaders(args, ranks, classes=None):

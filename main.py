@@ -146,11 +146,11 @@ def main(argv=None):
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         if error.one_rank or local_rank == "0":
-            report("error: %s" % error)
+            report("error: %s" % one_line(error))
         return 2
     except RunError as error:
         if error.one_rank or local_rank == "0":
-            report("failed: %s" % error)
+            report("failed: %s" % one_line(error))
         return 1
     except Stopped as stop:
         if local_rank == "0":
@@ -169,6 +169,11 @@ def main(argv=None):
             report(traceback.format_exc().rstrip())
         return 1
     return 0
+
+
+def one_line(error):
+    """The text of `error`, the line breaks in a path or value escaped."""
+    return str(error).replace("\n", "\\n").replace("\r", "\\r")
 
 
 def report(text):

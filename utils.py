@@ -34,6 +34,9 @@ class _LogFileHandler(logging.FileHandler):
 
     is_full = False
 
+    def _open(self):  # a file's name may be no text
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors="backslashreplace")
+
     def handleError(self, record):  # noqa: N802 - logging's name
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
@@ -50,6 +53,8 @@ def open_log(name, is_main):
         logger.removeHandler(handler)
         handler.close()
     logger.setLevel(logging.INFO if is_main else logging.ERROR)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     _add_handler(_ConsoleHandler() if is_main else logging.NullHandler())
     logging.captureWarnings(True)
     return logging.getLogger(name)

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import signal
 import time
 
 import torch
@@ -64,6 +66,18 @@ def hang(name, *place):
     engine.take_gradients = hanging
 
 
+def die(name, *place):
+    """A rank is killed before a step, the first time that torchrun starts it."""
+    take = engine.take_gradients
+
+    def dying(run, parts, epoch, step):
+        if at(run, epoch, step, place) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return take(run, parts, epoch, step)
+
+    engine.take_gradients = dying
+
+
 def slow(name, seconds):
     """Every step takes some time, so that a test can act within an epoch."""
     take = engine.take_gradients
@@ -91,6 +105,7 @@ FAULTS = {
     "nan": not_finite,
     "inf": not_finite,
     "hang": hang,
+    "die": die,
     "slow": slow,
     "slow-evaluation": slow_evaluation,
 }

@@ -194,6 +194,17 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_status(data, tmp_path):
     assert status == 137 and "process 1 was ended by signal 9" in err
 
 
+def test_the_best_accuracy_outlives_a_stop(data, tmp_path):
+    out = str(tmp_path / "out")
+    assert run_main(words_for(data, out, "--epochs=1"))[0] == 0
+    loaded = checkpoint.load(os.path.join(out, LATEST))
+    checkpoint.save(dict(loaded, max_accuracy=100.0, best_epoch=0), out, True)
+    status, text, err = run_main(words_for(data, out))
+    assert status == 0 and "Max accuracy: 100.00%" in text, err
+    best = checkpoint.load(os.path.join(out, checkpoint.BEST))
+    assert best["epoch"] == 0 and checkpoint.load(os.path.join(out, LATEST))["max_accuracy"] == 100.0
+
+
 # ---- asked to stop
 
 

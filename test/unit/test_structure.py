@@ -23,6 +23,7 @@ LEVELS = {
     "samplers": 4,
     "args": 4,
     "batches": 4,
+    "pictures": 4,
     "optim": 5,
     "losses": 5,
     "datasets": 5,

@@ -1,0 +1,162 @@
+"""torchrun's restarts, and two machines as network namespaces, of which one is lost and comes back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import (
+    HERE,
+    OPTIONS,
+    assert_same_weights,
+    clean_environment,
+    processes_of_session,
+    run_main,
+    wait_for,
+    write_images,
+)
+
+from runtime import checkpoint
+
+pytest.importorskip("torch.distributed.run", reason="this torch has no torchrun")
+NODES = {"spacha": "10.213.7.1", "spachb": "10.213.7.2"}
+PORT = "29655"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(str(tmp_path_factory.mktemp("elastic") / "images"), train=24)
+
+
+def words_for(data, folder):
+    words = ["--data-path=" + data, "--output-dir=" + folder, "--epochs=3", "--checkpoint-steps=1", "--print-freq=2"]
+    return words + OPTIONS + ["--dist-timeout=20"]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The output folder of an undisturbed run of two processes."""
+    folder = str(tmp_path_factory.mktemp("whole") / "out")
+    status, _, err = run_main(words_for(data, folder), 2)
+    assert status == 0, err
+    return folder
+
+
+class Agent:
+    """A torchrun, in a session of its own."""
+
+    def __init__(self, options, words, log, prefix=(), **environ):
+        command = [*prefix, sys.executable, "-m", "torch.distributed.run", "--monitor_interval=0.1", *options]
+        self.log = log
+        with open(log, "a") as file:
+            self.process = subprocess.Popen(
+                command + [os.path.join(HERE, "small_main.py"), *words],
+                env=clean_environment(OMP_NUM_THREADS="1", **environ),
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def wait(self, seconds=120):
+        self.process.wait(timeout=seconds)
+        return self.process.returncode
+
+    def read(self):
+        with open(self.log, errors="replace") as file:
+            return file.read()
+
+    def kill(self):
+        """The machine is gone: everything on it ends at once; torchrun gives its processes sessions of their own."""
+        pending = [self.process.pid]
+        while pending:
+            pid = pending.pop()
+            pending += processes_below(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait()
+
+
+def processes_below(pid):
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+@pytest.fixture
+def agents():
+    started = []
+    yield started
+    for agent in started:
+        if agent.process.poll() is None:
+            agent.kill()
+        wait_for(lambda agent=agent: not processes_of_session(agent.process.pid), 20)
+
+
+def test_torchrun_starts_a_lost_rank_again(data, whole, agents, tmp_path):
+    out = str(tmp_path / "out")
+    options = ["--standalone", "--nproc_per_node=2", "--max_restarts=2"]
+    agents.append(Agent(options, words_for(data, out), str(tmp_path / "log"), FAULT="die:1:1:3"))
+    assert agents[0].wait() == 0, agents[0].read()
+    assert "start         from %s" % os.path.join(out, checkpoint.LATEST) in agents[0].read()
+    assert_same_weights(out, whole)
+
+
+@pytest.fixture
+def nodes():
+    """Two network namespaces, joined by a cable."""
+    if not shutil.which("ip"):
+        pytest.skip("NOT CHECKED: two machines; the command ip (iproute2) is missing")
+
+    def ip(*words):
+        return subprocess.run(["ip", *words], stderr=subprocess.PIPE, text=True)
+
+    first, second = NODES
+    remove = [ip("netns", "delete", name) for name in NODES]
+    made = ip("netns", "add", first)
+    if made.returncode:
+        pytest.skip("NOT CHECKED: two machines; no network namespace can be made here (%s)" % made.stderr.strip())
+    del remove
+    try:
+        assert ip("netns", "add", second).returncode == 0
+        link = ["link", "add", "veth0", "netns", first, "type", "veth", "peer", "name", "veth0", "netns", second]
+        assert ip(*link).returncode == 0
+        for name, address in NODES.items():
+            for words in (["addr", "add", address + "/24", "dev", "veth0"], ["link", "set", "veth0", "up"]):
+                assert ip("-n", name, *words).returncode == 0
+            assert ip("-n", name, "link", "set", "lo", "up").returncode == 0
+        yield ip
+    finally:
+        for name in NODES:
+            ip("netns", "delete", name)
+
+
+def start_node(name, words, log, restarts=3, **environ):
+    """torchrun on one of the two machines; the first keeps the rendezvous."""
+    address = NODES[name]
+    options = ["--nnodes=2", "--nproc_per_node=1", "--max_restarts=%d" % restarts, "--rdzv_backend=c10d", "--rdzv_id=7"]
+    options += ["--rdzv_endpoint=%s:%s" % (NODES["spacha"], PORT), "--local_addr=" + address]
+    options += ["--rdzv_conf=is_host=%s" % ("true" if name == "spacha" else "false")]
+    prefix = ("ip", "netns", "exec", name)
+    return Agent(options, words, log, prefix, GLOO_SOCKET_IFNAME="veth0", FAULT="slow:0.3", **environ)
+
+
+def test_a_machine_is_lost_and_comes_back(data, whole, nodes, agents, tmp_path):
+    """Its processes are killed and its cable is out; the other waits for it, and both go on from the checkpoint."""
+    out = str(tmp_path / "out")
+    words, logs = words_for(data, out), {name: str(tmp_path / name) for name in NODES}
+    agents += [start_node(name, words, logs[name]) for name in NODES]
+    wait_for(lambda: os.path.exists(os.path.join(out, checkpoint.LATEST)), 60)
+    time.sleep(1)
+    nodes("-n", "spachb", "link", "set", "veth0", "down")
+    agents[1].kill()
+    time.sleep(2)
+    nodes("-n", "spachb", "link", "set", "veth0", "up")
+    agents.append(start_node("spachb", words, logs["spachb"]))
+    assert agents[0].wait(150) == 0, agents[0].read() + agents[2].read()
+    assert agents[2].wait(60) == 0, agents[2].read()
+    assert "start         from %s" % os.path.join(out, checkpoint.LATEST) in agents[0].read() + agents[2].read()
+    assert_same_weights(out, whole)
