@@ -188,12 +188,15 @@ def log_of(folder):
 
 
 def children_of(pid):
-    """The process numbers of a process's children."""
+    """The process numbers of a process's children, those of the main thread first."""
+    found = []
     try:
-        with open("/proc/%d/task/%d/children" % (pid, pid)) as file:
-            return [int(word) for word in file.read().split()]
+        for thread in sorted(os.listdir("/proc/%d/task" % pid), key=int):
+            with open("/proc/%d/task/%s/children" % (pid, thread)) as file:
+                found += [int(word) for word in file.read().split()]
     except OSError:
-        return []
+        pass  # it has ended
+    return found
 
 
 def processes_of_session(session):
