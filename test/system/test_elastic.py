@@ -81,11 +81,6 @@ class Agent:
         self.process.wait()
 
 
-def processes_below(pid):
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], stdout=subprocess.PIPE, text=True)
-    return [int(word) for word in found.stdout.split()]
-
-
 @pytest.fixture
 def agents():
     started = []
