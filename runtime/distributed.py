@@ -12,6 +12,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import RunError, UserError
+from runtime.rounds import agree_on_round
 from runtime.watchdog import Watchdog
 
 LATER_SECONDS = 60  # the collectives' own limit comes after the watchdog's, which can name the rank
@@ -132,6 +133,9 @@ class Ranks:
         try:
             self.store, _, _ = next(distributed.rendezvous(dist_url, self.rank, self.world_size, timeout=limit))
             self.store.set_timeout(limit)
+            if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, which may have started others before with this store
+                name = agree_on_round(self.store, self.rank, self.world_size, timeout_s)
+                self.store = distributed.PrefixStore(name, self.store)
             distributed.init_process_group(
                 self.device.backend,
                 store=self.store,

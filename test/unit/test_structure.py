@@ -13,6 +13,7 @@ LEVELS = {
     "runtime.binding": 0,
     "runtime.stops": 0,
     "runtime.watchdog": 0,
+    "runtime.rounds": 0,
     "runtime.download": 1,
     "runtime.device": 1,
     "runtime.distributed": 2,
