@@ -6,8 +6,7 @@ import itertools
 import math
 import os
 
-import yaml
-
+import config_files
 from runtime import amp, device
 from runtime.errors import UserError
 
@@ -100,9 +99,6 @@ def _number(kind, low=None, high=None, above=None):
 _KIND_NAMES = {int: "an integer", float: "a number"}
 _COUNT, _POSITIVE_COUNT = _number(int, low=0), _number(int, low=1)
 _NON_NEGATIVE, _POSITIVE, _SHARE = _number(float, low=0), _number(float, above=0), _number(float, low=0, high=1)
-
-
-_SWITCHES = {"model_ema", "pin_mem", "repeated_aug", "auto_resume", "dist_eval"}  # those with a --no- form
 
 
 def _switch(group, name, default, help_on):
@@ -253,7 +249,7 @@ def parse(argv):
     parser = build_parser()
     words = {}
     for path in parser.parse_args(argv).config or []:
-        from_file = _config_words(parser, path)
+        from_file = config_files.words_of(parser, path)
         try:
             parser.parse_args([*itertools.chain.from_iterable(from_file.values())])
         except UserError as error:
@@ -265,56 +261,6 @@ def parse(argv):
     options = Options(values)
     _check(options)
     return options
-
-
-def read_config(path):
-    """The dictionary in the YAML file `path`."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError("--config %s cannot be read: %s" % (path, " ".join(str(error).split()))) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError("--config %s must hold lines of the form option: value" % path)
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-def _config_words(parser, path):
-    """{option: its words on a command line} of the file, so that one set of checks serves both."""
-    actions = {}
-    for action in parser._actions:
-        if action.dest != "help" and "--" + action.dest.replace("_", "-") in action.option_strings:
-            actions[action.dest] = action
-    words = {}
-    for name, value in read_config(path).items():
-        if name not in actions or name == "config":
-            near = difflib.get_close_matches(name, actions, 1)
-            raise UserError(
-                "--config %s: unknown option %s%s" % (path, name, "; did you mean %s?" % near[0] if near else "")
-            )
-        words[name] = _option_words(path, actions[name], value)
-    return words
-
-
-def _option_words(path, action, value):
-    flag = "--" + action.dest.replace("_", "-")
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise UserError("--config %s: %s must be true or false, not %r" % (path, action.dest, value))
-        if not value and action.dest not in _SWITCHES:
-            return []
-        return [flag] if value else ["--no-" + flag[2:]]
-    if value is None:
-        if action.default is None:
-            return []
-        raise UserError("--config %s: %s has no value" % (path, action.dest))
-    if isinstance(value, list) and action.nargs:
-        return [flag] + [str(item) for item in value]
-    if isinstance(value, (list, dict, bool)):
-        raise UserError("--config %s: %s cannot be %r" % (path, action.dest, value))
-    return ["%s=%s" % (flag, value)]
 
 
 def _check(options):
@@ -357,17 +303,4 @@ def warnings_of(options):
 
 def identity(values):
     """Of a dictionary of options those that decide what a run computes, with absolute paths."""
-    return {name: value for name, value in _with_full_paths(values).items() if name not in INCIDENTAL}
-
-
-def _with_full_paths(values):
-    paths = {name: os.path.abspath(values[name]) for name in ("data_path", "output_dir", "resume") if values.get(name)}
-    return dict(values, **paths)
-
-
-def to_yaml(options):
-    """A configuration file that reproduces the run."""
-    values = _with_full_paths(options.as_dict())
-    for name in ("config", "eval_json", "local_rank"):
-        del values[name]
-    return yaml.safe_dump(values, sort_keys=True, default_flow_style=None)
+    return {name: value for name, value in config_files.with_full_paths(values).items() if name not in INCIDENTAL}

@@ -5,6 +5,7 @@ import os
 import time
 
 import args as options_module
+import config_files
 from runtime import checkpoint
 from runtime.errors import UserError
 from utils import append_missing_rows, write_json, write_text
@@ -72,7 +73,7 @@ def _began_with(options, asked):
 
 def _recorded(folder):
     path = os.path.join(folder, CONFIG)
-    return options_module.read_config(path) if folder and os.path.exists(path) else {}
+    return config_files.read_config(path) if folder and os.path.exists(path) else {}
 
 
 def _same_options(options, ignore_resume):
@@ -211,7 +212,7 @@ def log_path(options):
 def write_config(options, versions):
     """Write the configuration file that reproduces the run."""
     text = "# python main.py --config THIS_FILE reproduces this run (%s)\n" % versions
-    write_text(os.path.join(options.output_dir, CONFIG), text + options_module.to_yaml(options))
+    write_text(os.path.join(options.output_dir, CONFIG), text + config_files.to_yaml(options))
 
 
 class Record:

@@ -7,6 +7,7 @@ import pytest
 from recipe import golden
 
 import args as options_module
+import config_files
 from runtime.errors import UserError
 
 # Published options that belong to what is not here: distillation, fine-tuning, and the other families' models.
@@ -165,7 +166,7 @@ def test_missing_config_file():
 @pytest.mark.parametrize("words", [[], ["--npu", "--no-model-ema", "--aa=", "--opt-betas", "0.9", "0.95", "--eval"]])
 def test_written_config_reproduces_the_options(tmp_path, words):
     options = parse("--data-path=/some/where", "--seed=5", *words)
-    again = options_module.parse(["--config", write(tmp_path, options_module.to_yaml(options))])
+    again = options_module.parse(["--config", write(tmp_path, config_files.to_yaml(options))])
     before, after = options.as_dict(), again.as_dict()
     del before["config"], after["config"]
     assert before == after
