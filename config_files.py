@@ -1,5 +1,6 @@
 """Configuration files: YAML that holds options by name, read into words of a command line and written by each run."""
 
+import datetime
 import difflib
 import os
 
@@ -8,18 +9,32 @@ import yaml
 from runtime.errors import UserError
 
 
+class _Loader(yaml.SafeLoader):
+    """Without merge keys (`<<`): merges of merges fill the memory from a file of some lines."""
+
+    def flatten_mapping(self, node):
+        pass
+
+
 def read_config(path):
     """The dictionary in the YAML file `path`."""
     try:
         with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError("--config %s cannot be read: %s" % (path, " ".join(str(error).split()))) from None
+            text = file.read(_LONGEST_FILE + 1)
+        if len(text) > _LONGEST_FILE or text.count("[") > _MOST_LISTS:
+            raise ValueError("more than %d characters or %d lists" % (_LONGEST_FILE, _MOST_LISTS))
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except Exception as error:  # yaml raises nearly anything on a value that is not what its form says
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError("--config %s cannot be read: %s" % (path, why)) from None
     if values is None:
         return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise UserError("--config %s must hold lines of the form option: value" % path)
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+_LONGEST_FILE, _MOST_LISTS = 2**15, 500  # yaml takes a second for these, and longer than in proportion for more
 
 
 def words_of(parser, path):
@@ -44,7 +59,7 @@ def _option_words(parser, path, action, value):
     opposite = "--no-" + flag[2:]
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise UserError("--config %s: %s must be true or false, not %r" % (path, action.dest, value))
+            raise UserError("--config %s: %s must be true or false, not %s" % (path, action.dest, _kind_of(value)))
         if not value and opposite not in parser._option_string_actions:
             return []
         return [flag] if value else [opposite]
@@ -52,17 +67,31 @@ def _option_words(parser, path, action, value):
         if action.default is None:
             return []
         raise UserError("--config %s: %s has no value" % (path, action.dest))
-    if isinstance(value, list) and action.nargs:
-        return [flag] + [str(item) for item in value]
-    if isinstance(value, (list, dict, bool)):
-        raise UserError("--config %s: %s cannot be %r" % (path, action.dest, value))
-    return ["%s=%s" % (flag, value)]
+    items = value if isinstance(value, list) and action.nargs else [value]
+    for item in items:
+        if not _is_scalar(item) or (action.nargs and str(item).startswith("--")):
+            raise UserError("--config %s: %s cannot be %s" % (path, action.dest, _kind_of(item)))
+    return [flag, *map(str, items)] if action.nargs else ["%s=%s" % (flag, value)]
+
+
+def _is_scalar(value):
+    """Whether `value` can be a word; Python refuses to print integers of some thousand digits."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value.bit_length() < 10**4
+    return isinstance(value, (str, float, datetime.date))
+
+
+def _kind_of(value):
+    """What to call `value` in a message: printed, aliases within aliases could fill the memory."""
+    names = {list: "a list", dict: "a mapping", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "this %s" % type(value).__name__)
 
 
 def with_full_paths(values):
     """The options `values` with absolute paths, so that they mean the same in any folder."""
-    paths = {name: os.path.abspath(values[name]) for name in ("data_path", "output_dir", "resume") if values.get(name)}
-    return dict(values, **paths)
+    paths = {name: values.get(name) for name in ("data_path", "output_dir", "resume")}
+    full = {name: os.path.abspath(path) for name, path in paths.items() if path and isinstance(path, str)}
+    return dict(values, **full)
 
 
 def to_yaml(options):

@@ -1,6 +1,7 @@
 """Train, evaluate or time a model: `python main.py --data-path DIR --output-dir DIR`, or the same under torchrun."""
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -15,7 +16,7 @@ import utils
 from runtime import checkpoint
 from runtime.binding import bind_cores
 from runtime.compat import release_versions
-from runtime.device import select_device
+from runtime.device import out_of_memory, select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
 from runtime.errors import RunError, UserError
 
@@ -43,7 +44,7 @@ def run(argv):
         elif options.eval:
             result, average = evaluate(current, loaders.val)
             if options.eval_json and ranks.is_main:
-                utils.write_json(options.eval_json, output.evaluation(options, current, result, average))
+                output.write_evaluation(options, current, result, average)
         else:
             train(options, current, loaders, start)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
@@ -126,27 +127,36 @@ def evaluate(current, batches):
 
 def main(argv=None):
     """Run and return the exit status: 0, 2 for bad input, 1 for a run that failed, 130 when interrupted."""
-    local_rank = os.environ.get("LOCAL_RANK", "0")
+    speaks = not re.fullmatch("0*[1-9][0-9]*", os.environ.get("LOCAL_RANK", "0"))  # the first process of a machine
     try:
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        if error.one_rank or local_rank == "0":
-            report("error: %s" % error)
+        if error.one_rank or speaks:
+            report(utils.one_line("error: %s" % error))
         return 2
     except RunError as error:
-        if local_rank == "0":
-            report("failed: %s" % error)
+        if speaks:
+            report(utils.one_line("failed: %s" % error))
         return 1
     except KeyboardInterrupt:
-        if local_rank == "0":
+        if speaks:
             report("interrupted; a checkpoint in --output-dir is whole and can be resumed")
         return 130
     except Exception as error:
         if lost_a_peer(error):
             time.sleep(5)  # the launcher ends this process meanwhile; the rank that failed has told why
-        report(traceback.format_exc().rstrip())
+        report(describe_failure(error))
         return 1
     return 0
+
+
+def describe_failure(error):
+    """One line where memory or a file is what is wrong, else the traceback of the exception being handled."""
+    if out_of_memory(error):
+        return utils.one_line("failed: out of memory (%s): lower --batch-size, --input-size or --num-workers" % error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return utils.one_line("failed: %s" % error)
+    return traceback.format_exc().rstrip()
 
 
 def report(text):

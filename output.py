@@ -68,7 +68,9 @@ def _continues(options, asked, found):
 
 def _began_with(options, asked):
     recorded = _recorded(options.output_dir).get("resume")
-    return bool(recorded) and os.path.exists(recorded) and os.path.samefile(checkpoint.resolve(recorded), asked)
+    if not isinstance(recorded, str) or not os.path.exists(recorded):
+        return False
+    return os.path.samefile(checkpoint.resolve(recorded), asked)
 
 
 def _recorded(folder):
@@ -198,10 +200,14 @@ def _message(folder, target):
     return message
 
 
-def evaluation(options, run, result, average):
-    """The result of `--eval` as a dictionary for JSON."""
+def write_evaluation(options, run, result, average):
+    """Write the result of `--eval` to the file `--eval-json`."""
     facts = {"model": options.model, "world_size": run.ranks.world_size, "batch_size": options.batch_size}
-    return dict(facts, **result, **{"ema_" + name: average[name] for name in ("acc1", "acc5", "loss") if average})
+    of_average = {"ema_" + name: average[name] for name in ("acc1", "acc5", "loss") if average}
+    try:
+        write_json(options.eval_json, dict(facts, **result, **of_average))
+    except OSError as error:
+        raise UserError("--eval-json %s cannot be written: %s" % (options.eval_json, error), one_rank=True) from None
 
 
 def log_path(options):

@@ -38,7 +38,7 @@ def words_for(option, flag):
     if option["action"] in ("StoreTrue", "StoreFalse"):
         return [flag]
     value = CHOICES.get(option["dest"], VALUES.get(option.get("type", "str")))
-    return [flag, value, value] if option["dest"] == "cutmix_minmax" else [flag, value]
+    return [flag, "0.2", "0.8"] if option["dest"] == "cutmix_minmax" else [flag, value]
 
 
 @pytest.mark.parametrize("option", PUBLISHED, ids=lambda option: option["flags"][0])
@@ -70,7 +70,7 @@ def test_options_are_frozen():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--batch-size=0"], "--batch-size: must be at least 1, got 0"),
+        (["--batch-size=0"], "--batch-size: must be at least 1 and at most 1000000, got 0"),
         (["--batch-size=x"], "--batch-size: 'x' is not an integer"),
         (["--batch-size=7"], "--batch-size 7: mixup and cutmix pair images"),
         (["--lr=nan"], "--lr: 'nan' is not a finite number"),

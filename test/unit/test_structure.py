@@ -18,6 +18,7 @@ LEVELS = {
     "runtime.checkpoint": 3,
     "utils": 4,
     "samplers": 4,
+    "command_line": 4,
     "config_files": 4,
     "args": 5,
     "optim": 5,
