@@ -1,13 +1,11 @@
 """Every option: grouped, checked, and frozen once read from the command line and a configuration file."""
 
 import argparse
-import difflib
 import itertools
-import math
 import os
 
-import yaml
-
+import config_files
+from command_line import Parser, alpha, number
 from runtime import amp, device
 from runtime.errors import UserError
 
@@ -54,55 +52,11 @@ class Options(argparse.Namespace):
         return {name: value for name, value in vars(self).items() if name != "_frozen"}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Takes `--data_path` for `--data-path`, and raises UserError instead of printing its usage."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        words = [_with_dashes(word) for word in args] if args is not None else None
-        return super().parse_known_args(words, namespace)
-
-    def parse_args(self, args=None, namespace=None):
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1)
-            raise UserError("unknown option %s%s" % (unknown[0], "; did you mean %s?" % near[0] if near else ""))
-        return options
-
-    def error(self, message):
-        raise UserError(message.replace("argument ", "", 1) if message.startswith("argument ") else message)
-
-
-def _with_dashes(word):
-    if not word.startswith("--"):
-        return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
-
-
-def _number(kind, low=None, high=None, above=None):
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError("%r is not %s" % (text, _KIND_NAMES[kind])) from None
-        if kind is float and not math.isfinite(value):
-            raise argparse.ArgumentTypeError("%r is not a finite number" % text)
-        if (low is not None and value < low) or (high is not None and value > high):
-            upper = "" if high is None else " and at most %s" % high
-            raise argparse.ArgumentTypeError("must be at least %s%s, got %s" % (low, upper, text))
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError("must be more than %s, got %s" % (above, text))
-        return value
-
-    return convert
-
-
-_KIND_NAMES = {int: "an integer", float: "a number"}
-_COUNT, _POSITIVE_COUNT = _number(int, low=0), _number(int, low=1)
-_NON_NEGATIVE, _POSITIVE, _SHARE = _number(float, low=0), _number(float, above=0), _number(float, low=0, high=1)
-
-
-_SWITCHES = {"model_ema", "pin_mem", "repeated_aug", "auto_resume", "dist_eval"}  # those with a --no- form
+_COUNT, _POSITIVE_COUNT = number(int), number(int, low=1)
+_POSITIVE, _SHARE = number(float, above=0), number(float, high=1)
+# Products of these stay within float32, and a schedule's or a distribution's arithmetic within Python's.
+_RATE, _EPOCHS = number(float, high=1000), number(int, high=10**6)
+_MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 
 
 def _switch(group, name, default, help_on):
@@ -113,7 +67,7 @@ def _switch(group, name, default, help_on):
 
 def build_parser():
     """The parser of main.py."""
-    parser = _Parser("main.py", description="Train and evaluate sMLPNet.", allow_abbrev=False)
+    parser = Parser("main.py", description="Train and evaluate sMLPNet.", allow_abbrev=False)
     for add in (_add_model, _add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_precision, _add_run):
         add(parser)
     return parser
@@ -122,11 +76,11 @@ def build_parser():
 def _add_model(parser):
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="smlpnet_tiny", metavar="NAME", help="(default: smlpnet_tiny)")
-    group.add_argument("--input-size", type=_POSITIVE_COUNT, default=224, metavar="PIXELS", help="(default: 224)")
-    group.add_argument("--drop", type=_SHARE, default=0.0, metavar="RATE", help="dropout (default: 0)")
     group.add_argument(
-        "--drop-path", type=_number(float, low=0, high=0.99), metavar="RATE", help="(default: the model's own)"
+        "--input-size", type=number(int, low=1, high=8192), default=224, metavar="PIXELS", help="(default: 224)"
     )
+    group.add_argument("--drop", type=_SHARE, default=0.0, metavar="RATE", help="dropout (default: 0)")
+    group.add_argument("--drop-path", type=number(float, high=0.99), metavar="RATE", help="(default: the model's own)")
     group.add_argument(
         "--token-layout",
         choices=["permute", "reshape"],
@@ -143,7 +97,10 @@ def _add_data(parser):
     group.add_argument("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help="only IMNET")
     group.add_argument("--inat-category", default="name", help=argparse.SUPPRESS)
     group.add_argument(
-        "--num-workers", type=_COUNT, metavar="N", help="loader processes (default: 10, or the cores of a process)"
+        "--num-workers",
+        type=number(int, high=_MOST_WORKERS),
+        metavar="N",
+        help="loader processes (default: 10, or the cores of a process)",
     )
     _switch(group, "pin-mem", True, "page-locked batches on an accelerator (default: on)")
     group.add_argument("--skip-bad-images", action="store_true", help="pass over unreadable images, counted")
@@ -151,11 +108,11 @@ def _add_data(parser):
 
 def _add_augmentation(parser):
     group = parser.add_argument_group("augmentation")
-    group.add_argument("--color-jitter", type=_NON_NEGATIVE, default=0.4, metavar="X", help="used without --aa")
+    group.add_argument("--color-jitter", type=_RATE, default=0.4, metavar="X", help="used without --aa")
     group.add_argument(
         "--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="'' for none (default: rand-m9-mstd0.5-inc1)"
     )
-    group.add_argument("--smoothing", type=_number(float, low=0, high=0.99), default=0.1, help="(default: 0.1)")
+    group.add_argument("--smoothing", type=number(float, high=0.99), default=0.1, help="(default: 0.1)")
     group.add_argument(
         "--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="(default: bicubic)"
     )
@@ -163,10 +120,10 @@ def _add_augmentation(parser):
     _switch(group, "repeated-aug", True, "each image three times an epoch, of a third of them (default: on)")
     group.add_argument("--reprob", type=_SHARE, default=0.25, metavar="P", help="random erasing (default: 0.25)")
     group.add_argument("--remode", default="pixel", choices=["const", "rand", "pixel"], help="(default: pixel)")
-    group.add_argument("--recount", type=_POSITIVE_COUNT, default=1, metavar="N", help="(default: 1)")
+    group.add_argument("--recount", type=number(int, low=1, high=100), default=1, metavar="N", help="(default: 1)")
     group.add_argument("--resplit", action="store_true", help=argparse.SUPPRESS)
-    group.add_argument("--mixup", type=_NON_NEGATIVE, default=0.8, metavar="ALPHA", help="0 for none (default: 0.8)")
-    group.add_argument("--cutmix", type=_NON_NEGATIVE, default=1.0, metavar="ALPHA", help="0 for none (default: 1)")
+    group.add_argument("--mixup", type=alpha, default=0.8, metavar="ALPHA", help="0 for none (default: 0.8)")
+    group.add_argument("--cutmix", type=alpha, default=1.0, metavar="ALPHA", help="0 for none (default: 1)")
     group.add_argument("--cutmix-minmax", type=_SHARE, nargs=2, metavar=("MIN", "MAX"), help="instead of --cutmix")
     group.add_argument("--mixup-prob", type=_SHARE, default=1.0, metavar="P", help="(default: 1)")
     group.add_argument("--mixup-switch-prob", type=_SHARE, default=0.5, metavar="P", help="(default: 0.5)")
@@ -175,30 +132,40 @@ def _add_augmentation(parser):
 
 def _add_optimizer(parser):
     group = parser.add_argument_group("optimizer")
-    group.add_argument("--batch-size", type=_POSITIVE_COUNT, default=128, metavar="N", help="a process (default: 128)")
+    group.add_argument(
+        "--batch-size", type=number(int, low=1, high=10**6), default=128, metavar="N", help="a process (default: 128)"
+    )
     group.add_argument("--opt", default="adamw", metavar="NAME", help="any of timm's (default: adamw)")
-    group.add_argument("--opt-eps", type=_POSITIVE, default=1e-8, metavar="X", help="(default: 1e-8)")
+    group.add_argument(
+        "--opt-eps", type=number(float, above=0, high=1000), default=1e-8, metavar="X", help="(default: 1e-8)"
+    )
     group.add_argument("--opt-betas", type=_SHARE, nargs="+", metavar="BETA", help="(default: the optimizer's)")
     group.add_argument("--momentum", type=_SHARE, default=0.9, metavar="X", help="of SGD (default: 0.9)")
-    group.add_argument("--weight-decay", type=_NON_NEGATIVE, default=0.05, metavar="X", help="(default: 0.05)")
+    group.add_argument("--weight-decay", type=_RATE, default=0.05, metavar="X", help="(default: 0.05)")
     group.add_argument("--clip-grad", type=_POSITIVE, metavar="NORM", help="(default: no clipping)")
 
 
 def _add_schedule(parser):
     group = parser.add_argument_group("learning rate")
     group.add_argument(
-        "--lr", type=_NON_NEGATIVE, default=5e-4, help="at a global batch of 512, scaled in proportion (default: 5e-4)"
+        "--lr", type=_RATE, default=5e-4, help="at a global batch of 512, scaled in proportion (default: 5e-4)"
     )
-    group.add_argument("--epochs", type=_POSITIVE_COUNT, default=300, metavar="N", help="(default: 300)")
+    group.add_argument("--epochs", type=number(int, low=1, high=10**6), default=300, metavar="N", help="(default: 300)")
     group.add_argument("--sched", default="cosine", metavar="NAME", help="any of timm's but plateau (default: cosine)")
-    group.add_argument("--warmup-epochs", type=_COUNT, default=20, metavar="N", help="(default: 20)")
-    group.add_argument("--warmup-lr", type=_NON_NEGATIVE, default=1e-6, metavar="LR", help="(default: 1e-6)")
-    group.add_argument("--min-lr", type=_NON_NEGATIVE, default=1e-5, metavar="LR", help="(default: 1e-5)")
+    group.add_argument("--warmup-epochs", type=_EPOCHS, default=20, metavar="N", help="(default: 20)")
+    group.add_argument("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="(default: 1e-6)")
+    group.add_argument("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="(default: 1e-5)")
     group.add_argument("--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step (default: 30)")
-    group.add_argument("--decay-rate", "--dr", type=_POSITIVE, default=0.1, metavar="X", help="(default: 0.1)")
+    group.add_argument(
+        "--decay-rate", "--dr", type=number(float, above=0, high=1000), default=0.1, metavar="X", help="(default: 0.1)"
+    )
     group.add_argument("--lr-noise", type=_SHARE, nargs="+", metavar="PCT", help="share of the epochs (default: none)")
-    group.add_argument("--lr-noise-pct", type=_POSITIVE, default=0.67, metavar="X", help="limit (default: 0.67)")
-    group.add_argument("--lr-noise-std", type=_POSITIVE, default=1.0, metavar="X", help="(default: 1)")
+    group.add_argument(
+        "--lr-noise-pct", type=number(float, low=0.01, high=1), default=0.67, metavar="X", help="limit (default: 0.67)"
+    )
+    group.add_argument(
+        "--lr-noise-std", type=number(float, above=0, high=10), default=1.0, metavar="X", help="(default: 1)"
+    )
     group.add_argument("--cooldown-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
     group.add_argument("--patience-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
 
@@ -213,10 +180,12 @@ def _add_precision(parser):
     group.add_argument("--deterministic", action="store_true", help="bit-equal results on an accelerator too")
     group.add_argument("--bind-cpu", action="store_true", help="give each process processor cores of its own")
     group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")
-    group.add_argument("--dist-timeout", type=_POSITIVE_COUNT, default=1800, metavar="SECONDS", help="(default: 1800)")
+    group.add_argument(
+        "--dist-timeout", type=number(int, low=1, high=604800), default=1800, metavar="SECONDS", help="(default: 1800)"
+    )
     group.add_argument(
         "--virtual-ranks",
-        type=_POSITIVE_COUNT,
+        type=number(int, low=1, high=10**4),
         metavar="N",
         help="do the work of N processes, whatever their number: N batches a step (default: one a process)",
     )
@@ -233,7 +202,7 @@ def _add_run(parser):
         help="YAML file of options; the command line wins over it, and a later file over an earlier one",
     )
     group.add_argument("--output-dir", default="", metavar="DIR", help="where to save (default: nothing is saved)")
-    group.add_argument("--seed", type=_number(int, low=0, high=2**32 - 1), default=0, metavar="N", help="(default: 0)")
+    group.add_argument("--seed", type=number(int, low=0, high=2**32 - 1), default=0, metavar="N", help="(default: 0)")
     group.add_argument(
         "--resume",
         default="",
@@ -248,7 +217,7 @@ def _add_run(parser):
         help="what to do with a run in --output-dir: resume it, resume it if its options match and else rename the "
         "folder, or always rename it (default: resume)",
     )
-    group.add_argument("--start-epoch", type=_COUNT, default=0, metavar="N", help="without a checkpoint (default: 0)")
+    group.add_argument("--start-epoch", type=_EPOCHS, default=0, metavar="N", help="without a checkpoint (default: 0)")
     group.add_argument(
         "--checkpoint-steps", type=_COUNT, default=0, metavar="N", help="save within an epoch too (default: 0, never)"
     )
@@ -271,7 +240,7 @@ def parse(argv):
     parser = build_parser()
     words = {}
     for path in parser.parse_args(argv).config or []:
-        from_file = _config_words(parser, path)
+        from_file = config_files.words_of(parser, path)
         try:
             parser.parse_args([*itertools.chain.from_iterable(from_file.values())])
         except UserError as error:
@@ -285,77 +254,43 @@ def parse(argv):
     return options
 
 
-def read_config(path):
-    """The dictionary in the YAML file `path`."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError("--config %s cannot be read: %s" % (path, " ".join(str(error).split()))) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError("--config %s must hold lines of the form option: value" % path)
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-def _config_words(parser, path):
-    """{option: its words on a command line} of the file, so that one set of checks serves both."""
-    actions = {}
-    for action in parser._actions:
-        if action.dest != "help" and "--" + action.dest.replace("_", "-") in action.option_strings:
-            actions[action.dest] = action
-    words = {}
-    for name, value in read_config(path).items():
-        if name not in actions or name == "config":
-            near = difflib.get_close_matches(name, actions, 1)
-            raise UserError(
-                "--config %s: unknown option %s%s" % (path, name, "; did you mean %s?" % near[0] if near else "")
-            )
-        words[name] = _option_words(path, actions[name], value)
-    return words
-
-
-def _option_words(path, action, value):
-    flag = "--" + action.dest.replace("_", "-")
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise UserError("--config %s: %s must be true or false, not %r" % (path, action.dest, value))
-        if not value and action.dest not in _SWITCHES:
-            return []
-        return [flag] if value else ["--no-" + flag[2:]]
-    if value is None:
-        if action.default is None:
-            return []
-        raise UserError("--config %s: %s has no value" % (path, action.dest))
-    if isinstance(value, list) and action.nargs:
-        return [flag] + [str(item) for item in value]
-    if isinstance(value, (list, dict, bool)):
-        raise UserError("--config %s: %s cannot be %r" % (path, action.dest, value))
-    return ["%s=%s" % (flag, value)]
-
-
 def _check(options):
     if not options.data_path:
         raise UserError("--data-path is missing: name the folder that holds train/ and val/")
     if options.data_set != "IMNET":
         raise UserError("--data-set %s: only IMNET, a folder with train/ and val/, is supported" % options.data_set)
-    trains = not (options.eval or options.throughput)
-    if trains and mixes(options) and options.batch_size % 2:
+    if not (options.eval or options.throughput):
+        _check_batches(options)
+    if options.eval_json:
+        _check_eval_json(options.eval_json)
+    if options.sched == "plateau":
+        raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
+    if options.lr_noise and len(options.lr_noise) > 2:
+        raise UserError("--lr-noise takes where the noise begins, and where it ends; got %s" % options.lr_noise)
+    if options.opt_betas and any(beta >= 1 for beta in options.opt_betas):
+        raise UserError("--opt-betas must be below 1, got %s" % options.opt_betas)
+
+
+def _check_batches(options):
+    if mixes(options) and options.batch_size % 2:
         raise UserError(
             "--batch-size %d: mixup and cutmix pair images, so it must be even (or set --mixup 0 --cutmix 0)"
             % options.batch_size
         )
-    if trains and options.batch_size == 1 and options.input_size <= 32:
+    if options.batch_size == 1 and options.input_size <= 32:
         raise UserError("--batch-size 1: at %d pixels batch normalisation needs 2 images" % options.input_size)
-    if options.eval_json and not os.path.isdir(os.path.dirname(os.path.abspath(options.eval_json))):
-        raise UserError("--eval-json %s: its folder does not exist" % options.eval_json)
-    if options.sched == "plateau":
-        raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
-    if options.opt_betas and any(beta >= 1 for beta in options.opt_betas):
-        raise UserError("--opt-betas must be below 1, got %s" % options.opt_betas)
-    if options.cutmix_minmax and options.cutmix_minmax[0] > options.cutmix_minmax[1]:
-        raise UserError("--cutmix-minmax: %s is more than %s" % tuple(options.cutmix_minmax))
+    least, most = options.cutmix_minmax or (0, 1)
+    if least > most:
+        raise UserError("--cutmix-minmax: %s is more than %s" % (least, most))
+    if int(options.input_size * least) == int(options.input_size * most):
+        raise UserError("--cutmix-minmax %s %s: no box of %d pixels is between" % (least, most, options.input_size))
+
+
+def _check_eval_json(path):
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise UserError("--eval-json %s: its folder does not exist" % path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError("--eval-json %s exists and is not a file" % path)
 
 
 def mixes(options):
@@ -375,17 +310,4 @@ def warnings_of(options):
 
 def identity(values):
     """Of a dictionary of options those that decide what a run computes, with absolute paths."""
-    return {name: value for name, value in _with_full_paths(values).items() if name not in INCIDENTAL}
-
-
-def _with_full_paths(values):
-    names = [name for name in ("data_path", "output_dir", "resume") if values.get(name) and "://" not in values[name]]
-    return dict(values, **{name: os.path.abspath(values[name]) for name in names})
-
-
-def to_yaml(options):
-    """A configuration file that reproduces the run."""
-    values = _with_full_paths(options.as_dict())
-    for name in ("config", "eval_json", "local_rank"):
-        del values[name]
-    return yaml.safe_dump(values, sort_keys=True, default_flow_style=None)
+    return {name: value for name, value in config_files.with_full_paths(values).items() if name not in INCIDENTAL}

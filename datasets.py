@@ -41,7 +41,7 @@ def build_transform(is_train, args):
             re_count=args.recount,
         )
     except (AssertionError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        raise UserError("--aa %s is not a policy that timm knows (%s)" % (args.aa, error)) from None
+        raise UserError("--aa %s is not a policy that works: %s" % (args.aa, error)) from None
     if args.input_size <= SMALL_SIZE:
         transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=4)
         transform.transforms[0:0] = _fit(args.input_size)

@@ -1,6 +1,7 @@
 """Train, evaluate or time a model: `python main.py --data-path DIR --output-dir DIR`, or the same under torchrun."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ import record
 import utils
 from runtime import checkpoint
 from runtime.binding import bind_cores
-from runtime.device import select_device
+from runtime.device import out_of_memory, select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError
 from runtime.stops import end_loaders, name_of
@@ -141,24 +142,24 @@ def evaluate(current, batches):
 
 def main(argv=None):
     """Run and return the exit status: 0; 2 for bad input; 1 for a run that failed; 128 + N when signal N stopped it."""
-    local_rank = os.environ.get("LOCAL_RANK", "0")
+    speaks = not re.fullmatch("0*[1-9][0-9]*", os.environ.get("LOCAL_RANK", "0"))  # the first process of a machine
     try:
         run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        if error.one_rank or local_rank == "0":
-            report("error: %s" % one_line(error))
+        if error.one_rank or speaks:
+            report("error: %s" % error)
         return 2
     except RunError as error:
-        if error.one_rank or local_rank == "0":
-            report("failed: %s" % one_line(error))
+        if error.one_rank or speaks:
+            report("failed: %s" % error)
         return 1
     except Stopped as stop:
-        if local_rank == "0":
+        if speaks:
             advice = "the same command goes on from the checkpoint" if stop.is_saved else "nothing is saved"
             report("stopped by %s; %s in --output-dir" % (name_of(stop.number), advice))
         return 128 + stop.number
     except KeyboardInterrupt:
-        if local_rank == "0":
+        if speaks:
             report("interrupted; a checkpoint in --output-dir is whole and can be resumed")
         return 130
     except Exception as error:
@@ -166,18 +167,27 @@ def main(argv=None):
             time.sleep(5)  # the launcher ends this process meanwhile; the rank that failed has told why
             report("failed: another process of the run is gone (%s)" % str(error).strip().split("\n")[0])
         else:
-            report(traceback.format_exc().rstrip())
+            report_exception(error)
         return 1
     return 0
 
 
-def one_line(error):
-    """The text of `error`, the line breaks in a path or value escaped."""
-    return str(error).replace("\n", "\\n").replace("\r", "\\r")
+def report_exception(error):
+    """One line where memory or a file is what is wrong, else the traceback of the exception being handled."""
+    if out_of_memory(error):
+        report("failed: out of memory (%s): lower --batch-size, --input-size or --num-workers" % error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        report("failed: %s" % error)
+    else:
+        _write(traceback.format_exc().rstrip())
 
 
 def report(text):
-    """One message on stderr, and in the log file where one is open."""
+    """One message on stderr, and in the log file where one is open; the line breaks in a path or value are escaped."""
+    _write(utils.one_line(text))
+
+
+def _write(text):
     sys.stderr.write("main.py: %s\n" % text)
     utils.append_to_log_file("main.py: %s" % text)
 

@@ -1,6 +1,10 @@
 """Optimizer, parameter groups and learning rate, by timm's factories."""
 
 import argparse
+import math
+
+import torch
+from torch import nn
 
 from runtime.compat import create_optimizer, create_scheduler
 from runtime.errors import UserError
@@ -13,13 +17,44 @@ def scaled_lr(args, world_size):
 
 def build_optimizer(args, model, lr):
     """The optimizer `--opt` over `model`; weight decay spares biases and 1-d parameters."""
+    if "_" in args.opt and args.opt.lower().split("_")[0] != "lookahead":
+        raise UserError("--opt %s is unknown: only lookahead_ may stand before a name" % args.opt)
+    args = _with_lr(args, lr)
     try:
-        optimizer = create_optimizer(_with_lr(args, lr), model)
-    except (AssertionError, ValueError, TypeError, ImportError, ModuleNotFoundError) as error:
-        raise UserError("--opt %s with its options is not possible: %s" % (args.opt, error)) from None
-    if getattr(optimizer, "is_second_order", False):
-        raise UserError("--opt %s needs second derivatives, which are not computed here" % args.opt)
+        optimizer = create_optimizer(args, model)
+        if getattr(optimizer, "is_second_order", False):
+            raise UserError("--opt %s needs second derivatives, which are not computed here" % args.opt)
+        _rehearse(args, next(model.parameters()).device)
+    except UserError:
+        raise
+    except Exception as error:  # an optimizer raises nearly anything on a setting that it did not foresee
+        why = str(error) or type(error).__name__
+        raise UserError("--opt %s with its options is not possible: %s" % (args.opt, why)) from None
     return optimizer
+
+
+def _rehearse(args, device):
+    """Take two steps of the optimizer on a few parameters: some refuse a setting only then, or ask for what is not
+    given here, as a closure."""
+    module = _Few().to(device)
+    wanted = getattr(create_optimizer(_with(args, opt_betas=None), module), "defaults", {}).get("betas")
+    if args.opt_betas and wanted and len(wanted) != len(args.opt_betas):
+        raise UserError("--opt-betas: %s takes %d, got %s" % (args.opt, len(wanted), args.opt_betas))
+    optimizer = create_optimizer(args, module)
+    for _ in range(2):
+        for parameter in module.parameters():
+            parameter.grad = torch.full_like(parameter, 0.01)
+        optimizer.step()
+
+
+class _Few(nn.Module):
+    """A parameter of each number of dimensions that a model has."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"bias": (4,), "weight": (4, 4), "kernel": (4, 4, 1, 1)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.full(shape, 0.1)))
 
 
 class LearningRate:
@@ -33,10 +68,18 @@ class LearningRate:
         self.optimizer = optimizer
         try:
             self.schedule, _ = create_scheduler(_with_lr(args, lr), optimizer)
-        except (AssertionError, ValueError, TypeError) as error:
+            if self.schedule is None:
+                raise ValueError("there is no such schedule")
+            self._check(args.epochs)
+        except (AssertionError, ValueError, TypeError, ArithmeticError) as error:
             raise UserError("--sched %s with its options is not possible: %s" % (args.sched, error)) from None
-        if self.schedule is None:
-            raise UserError("--sched %s is unknown" % args.sched)
+
+    def _check(self, epochs):
+        """ValueError or ArithmeticError where the rate of an epoch would not be one; the last is the extreme."""
+        for epoch in (epochs, epochs // 2, 0):
+            rate = self.set(epoch)
+            if not isinstance(rate, float) or not math.isfinite(rate) or not 0 <= rate < 1e30:
+                raise ValueError("the rate of epoch %d would be %s" % (epoch, rate))
 
     def set(self, epoch):
         """Set the rate of `epoch` and return the first group's."""
@@ -45,4 +88,8 @@ class LearningRate:
 
 
 def _with_lr(args, lr):
-    return argparse.Namespace(**dict(vars(args), lr=lr))
+    return _with(args, lr=lr)
+
+
+def _with(args, **changes):
+    return argparse.Namespace(**dict(vars(args), **changes))

@@ -5,6 +5,7 @@ import os
 import time
 
 import args as options_module
+import config_files
 from runtime import checkpoint
 from runtime.compat import release_versions
 from runtime.errors import UserError
@@ -71,14 +72,16 @@ def _continues(options, asked, found):
 
 def _began_with(options, asked):
     recorded = _recorded(options.output_dir).get("resume")
+    if not isinstance(recorded, str):
+        return False
     if recorded == options.resume:
         return True
-    return bool(recorded) and os.path.exists(recorded) and os.path.samefile(checkpoint.resolve(recorded), asked)
+    return os.path.exists(recorded) and os.path.samefile(checkpoint.resolve(recorded), asked)
 
 
 def _recorded(folder):
     path = os.path.join(folder, CONFIG)
-    return options_module.read_config(path) if folder and os.path.exists(path) else {}
+    return config_files.read_config(path) if folder and os.path.exists(path) else {}
 
 
 def _same_options(options, ignore_resume):
@@ -221,7 +224,7 @@ def write_evaluation(options, run, result, average):
     try:
         write_json(options.eval_json, dict(facts, **result, **averages))
     except OSError as error:
-        raise UserError("--eval-json %s cannot be written: %s" % (options.eval_json, error)) from None
+        raise UserError("--eval-json %s cannot be written: %s" % (options.eval_json, error), one_rank=True) from None
 
 
 def _log_path(options):
@@ -231,4 +234,4 @@ def _log_path(options):
 def write_config(options):
     """Write the configuration file that reproduces the run."""
     text = "# python main.py --config THIS_FILE reproduces this run (%s)\n" % release_versions()
-    write_text(os.path.join(options.output_dir, CONFIG), text + options_module.to_yaml(options))
+    write_text(os.path.join(options.output_dir, CONFIG), text + config_files.to_yaml(options))

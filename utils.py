@@ -81,6 +81,13 @@ def append_to_log_file(text):
                 pass  # said on stderr in any case
 
 
+def one_line(text, longest=1500):
+    """`text` as one line that a terminal can show: characters without a shape escaped, the middle left out if long."""
+    text = " ".join(line.strip() for line in text.splitlines())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= longest else "%s [...] %s" % (text[: longest - 400], text[-400:])
+
+
 def write_text(path, text):
     """Replace the file `path` by `text` without ever leaving half of it."""
     temporary = path + ".tmp"

@@ -30,6 +30,7 @@ def share_of(local_rank, processes, places):
         units = [[cpu] for unit in units for cpu in unit]
     if len(units) < processes:
         return units[local_rank % len(units)]
+    local_rank %= processes  # one process may well be told to take the second device
     first, last = (rank * len(units) // processes for rank in (local_rank, local_rank + 1))
     return sorted(cpu for unit in units[first:last] for cpu in unit)
 

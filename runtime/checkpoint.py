@@ -199,6 +199,8 @@ def resolve(path, names=(LATEST, BEST)):
         raise UserError("--resume %s: the folder holds neither %s" % (path, " nor ".join(names)))
     if not os.path.exists(path):
         raise UserError("--resume %s: no such file" % path)
+    if not os.path.isfile(path):
+        raise UserError("--resume %s: neither a file nor a folder" % path)
     return path
 
 

@@ -5,6 +5,7 @@ Imports nothing else of this project, so that every other file may use it.
 
 import functools
 import inspect
+import re
 
 import numpy
 import timm.data
@@ -69,9 +70,35 @@ def register_model(build):
 
 
 def create_transform(**kwargs):
-    """timm's create_transform, safe against Pillow 13's refusal of `posterize(bits=0)`."""
+    """timm's create_transform, safe against Pillow 13's refusal of `posterize(bits=0)`.
+
+    ValueError where timm would pass over a section of the policy, or take one that fails or lasts hours on an image.
+    """
     _allow_posterize_to_zero_bits()
+    if kwargs.get("auto_augment"):
+        _check_policy(kwargs["auto_augment"])
     return timm.data.create_transform(**kwargs)
+
+
+# The sections of a policy, and the least and most that each may say.
+_SECTIONS = {
+    "rand": {"m": (0, 100), "n": (0, 10), "p": (0, 1), "w": (0, 0), "inc": (0, 1), "mmax": (0, 100)},
+    "augmix": {"m": (0, 100), "w": (1, 10), "d": (0, 10), "a": (0.001, 1000), "b": (0, 1)},
+}
+
+
+def _check_policy(policy):
+    kind, *sections = policy.split("-")
+    bounds = dict(_SECTIONS.get(kind, {}), mstd=(0, 1000))
+    for section in sections:
+        if kind == "rand" and section in ("tweights", "t3a", "t3aw"):
+            continue
+        found = re.fullmatch(r"([a-z]+)([0-9]+(\.[0-9]+)?)", section)
+        if not found or found.group(1) not in bounds:
+            raise ValueError("it has no section %r" % section)
+        least, most = bounds[found.group(1)]
+        if not least <= float(found.group(2)) <= most:
+            raise ValueError("%s must be at least %s and at most %s, got %s" % (found.group(1), least, most, section))
 
 
 def _allow_posterize_to_zero_bits():

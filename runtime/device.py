@@ -106,6 +106,13 @@ def select_device(requested, local_rank=0, local_world_size=1):
     return Device(kind, local_rank)
 
 
+def out_of_memory(error):
+    """Whether `error` says that the device or the machine has not enough memory."""
+    signs = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
+    is_sign = isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in signs)
+    return is_sign or isinstance(error, MemoryError)
+
+
 def _what_is_missing(kind):
     """None where `kind` works, else what to install or repair."""
     if kind == "cpu":

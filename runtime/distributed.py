@@ -5,6 +5,7 @@ import datetime
 import os
 import shutil
 import subprocess
+import urllib.parse
 from collections import namedtuple
 
 import torch
@@ -26,7 +27,7 @@ def read_launch(environ, local_rank=None):
     `local_rank` is the option of the same name, which torch.distributed.launch passes instead of LOCAL_RANK.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
-        rank, world_size = _integer(environ, "RANK"), _integer(environ, "WORLD_SIZE")
+        rank, world_size = _integer(environ, "RANK"), _integer(environ, "WORLD_SIZE", least=1)
         if "LOCAL_RANK" in environ:
             local_rank = _integer(environ, "LOCAL_RANK")
         elif local_rank is None:
@@ -36,21 +37,26 @@ def read_launch(environ, local_rank=None):
     elif _integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
         rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
         local_rank = _integer(environ, "SLURM_LOCALID", rank)
-        tasks_a_node = -(-world_size // _integer(environ, "SLURM_NNODES", 1))
-        local_world_size = _integer(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node)
+        tasks_a_node = -(-world_size // _integer(environ, "SLURM_NNODES", 1, least=1))
+        local_world_size = _integer(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node, least=1)
     else:
         return Launch(0, 1, local_rank or 0, 1)
-    if not 0 <= rank < world_size:
-        raise UserError("the launcher's variables are wrong: rank %d of %d processes" % (rank, world_size))
+    if not rank < world_size:
+        message = "the launcher's variables are wrong: rank %d of %d processes" % (rank, world_size)
+        raise UserError(message, one_rank=True)
     return Launch(rank, world_size, local_rank, local_world_size)
 
 
-def _integer(environ, name, default=None):
+def _integer(environ, name, default=None, least=0, most=10**6):
     value = environ.get(name, default)
     try:
-        return int(value)
+        number = int(value)
     except (TypeError, ValueError):
-        raise UserError("the environment variable %s must be an integer, it is %r" % (name, value)) from None
+        number = None
+    if number is None or not least <= number <= most:
+        message = "the environment variable %s must be an integer from %d to %d, it is %r" % (name, least, most, value)
+        raise UserError(message, one_rank=True)
+    return number
 
 
 def _default_slurm_rendezvous(environ):
@@ -60,7 +66,7 @@ def _default_slurm_rendezvous(environ):
     if "MASTER_ADDR" not in environ:
         nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
         environ["MASTER_ADDR"] = _first_host(nodes)
-    environ.setdefault("MASTER_PORT", str(20000 + int(environ.get("SLURM_JOB_ID", "0")) % 20000))
+    environ.setdefault("MASTER_PORT", str(20000 + _integer(environ, "SLURM_JOB_ID", 0, most=2**63) % 20000))
 
 
 def _first_host(nodes):
@@ -129,6 +135,8 @@ class Ranks:
             missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
             if missing:
                 raise UserError("%d processes, but %s is not set: start with torchrun" % (self.world_size, missing[0]))
+            _integer(os.environ, "MASTER_PORT", most=65535)
+        _check_url(dist_url)
         limit = datetime.timedelta(seconds=timeout_s)
         try:
             self.store, _, _ = next(distributed.rendezvous(dist_url, self.rank, self.world_size, timeout=limit))
@@ -238,6 +246,20 @@ class Ranks:
             self.watchdog.end()
         if self.world_size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _check_url(url):
+    """UserError where torch would take no notice of part of `url`, or would end the process over it."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("env", "tcp", "file") or parts.query:
+            raise ValueError("it must be env://, tcp://HOST:PORT or file:///PATH")
+        if parts.scheme == "tcp" and not (parts.hostname and parts.port):
+            raise ValueError("it must name a host and a port")
+        if parts.scheme == "file" and (not os.path.isdir(os.path.dirname(parts.path)) or os.path.isdir(parts.path)):
+            raise ValueError("it must name a file in a folder that exists")
+    except ValueError as error:
+        raise UserError("--dist-url %s: %s" % (url, error)) from None
 
 
 def lost_a_peer(error):

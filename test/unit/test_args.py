@@ -7,6 +7,7 @@ import pytest
 from recipe import golden
 
 import args as options_module
+import config_files
 from runtime.errors import UserError
 
 # Published options that belong to what is not here: distillation, fine-tuning, and the other families' models.
@@ -37,7 +38,7 @@ def words_for(option, flag):
     if option["action"] in ("StoreTrue", "StoreFalse"):
         return [flag]
     value = CHOICES.get(option["dest"], VALUES.get(option.get("type", "str")))
-    return [flag, value, value] if option["dest"] == "cutmix_minmax" else [flag, value]
+    return [flag, "0.2", "0.8"] if option["dest"] == "cutmix_minmax" else [flag, value]
 
 
 @pytest.mark.parametrize("option", PUBLISHED, ids=lambda option: option["flags"][0])
@@ -69,7 +70,7 @@ def test_options_are_frozen():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--batch-size=0"], "--batch-size: must be at least 1, got 0"),
+        (["--batch-size=0"], "--batch-size: must be at least 1 and at most 1000000, got 0"),
         (["--batch-size=x"], "--batch-size: 'x' is not an integer"),
         (["--batch-size=7"], "--batch-size 7: mixup and cutmix pair images"),
         (["--lr=nan"], "--lr: 'nan' is not a finite number"),
@@ -165,7 +166,7 @@ def test_missing_config_file():
 @pytest.mark.parametrize("words", [[], ["--npu", "--no-model-ema", "--aa=", "--opt-betas", "0.9", "0.95", "--eval"]])
 def test_written_config_reproduces_the_options(tmp_path, words):
     options = parse("--data-path=/some/where", "--seed=5", *words)
-    again = options_module.parse(["--config", write(tmp_path, options_module.to_yaml(options))])
+    again = options_module.parse(["--config", write(tmp_path, config_files.to_yaml(options))])
     before, after = options.as_dict(), again.as_dict()
     del before["config"], after["config"]
     assert before == after
