@@ -27,8 +27,8 @@ def collate(samples):
 class Batches:
     """Batches of `dataset`, as `batch_sampler` orders them, on the device: (images (B, 3, H, W), targets (B,)).
 
-    `parts` batches, one for each virtual rank of this process, make a step. An unreadable image is a UserError, or
-    counted in `skipped` with `skip_bad`.
+    `parts` batches, one for each virtual rank of this process, make a step. An unreadable image is a UserError; with
+    `skip_bad` it is counted in `skipped`, and a UserError only where nothing can take its place in training.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Batches:
             try:
                 for images, targets, bad_files in _start(self._loader):
                     batch, losses = batch + 1, 0
-                    self._note(bad_files)
+                    self._note(bad_files, 0 if images is None else len(images))
                     if images is not None:
                         yield self._on_device(images), self._on_device(targets)
                 return
@@ -87,10 +87,15 @@ class Batches:
                 losses += 1
                 self._replace_loader(error, losses)
 
-    def _note(self, bad_files):
+    def _note(self, bad_files, count):
         if bad_files and not self.skip_bad:
             raise UserError(
                 "unreadable image: %s; repair or remove it, or pass --skip-bad-images" % bad_files[0], one_rank=True
+            )
+        if self.dataset.replace_bad and count < self.batch_size:  # ranks that take another number of steps would hang
+            raise UserError(
+                "unreadable image: %s, like all that could take its place: is --data-path still there?" % bad_files[-1],
+                one_rank=True,
             )
         self.skipped += len(bad_files)
 

@@ -11,13 +11,14 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from batches import Batches
-from pictures import BoundedResize, list_classes, list_images, read_picture, shown, why
+from pictures import BoundedResize, list_classes, list_images, read_picture, why
 from runtime.compat import create_transform
-from runtime.errors import UserError
+from runtime.errors import UserError, shown
 from runtime.seeding import position_seed, seed_host
 from samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MOST_REPLACED = 1000  # unreadable images in a row before the data set is taken for lost
 SMALL_SIZE = 32  # up to this size a picture of just the size is not resized, and cropped after padding in training
 
 Loaders = namedtuple("Loaders", "train val classes")
@@ -75,7 +76,7 @@ class ImageFolder(Dataset):
     """Images of `folder` by Position, or by index where nothing is random, the classes numbered as in `classes`.
 
     An unreadable image comes back as a Sample without a picture that names the file; with `replace_bad` the next
-    readable image takes its place.
+    readable image takes its place, if it is among the next MOST_REPLACED.
     """
 
     def __init__(self, folder, classes, transform, replace_bad=False):
@@ -88,7 +89,7 @@ class ImageFolder(Dataset):
     def __getitem__(self, position):
         index, key = position if isinstance(position, Position) else (position, None)
         bad_files = []
-        for offset in range(len(self.images) if self.replace_bad else 1):
+        for offset in range(min(len(self.images), 1 + MOST_REPLACED) if self.replace_bad else 1):
             path, target = self.images[(index + offset) % len(self.images)]
             try:
                 picture = read_picture(path)
@@ -96,7 +97,7 @@ class ImageFolder(Dataset):
                     seed_host(position_seed("sample", *key))
                 return Sample(self.transform(picture), target, bad_files)
             except Exception as error:  # decoders, and transforms of odd pictures, raise nearly anything
-                bad_files.append("%s (%s)" % (shown(path), why(error)))
+                bad_files = bad_files or ["%s (%s)" % (shown(path), why(error))]
         return Sample(None, None, bad_files)
 
 
@@ -112,10 +113,10 @@ def build_loaders(args, ranks, classes=None):
     known = _known_classes(train_folder, val_folder, classes, evaluates_only)
     strangers = sorted(set(list_classes(val_folder)) - set(known))
     if strangers:
-        raise UserError("%s: the class %r is not among the training classes" % (val_folder, strangers[0]))
+        raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
     val = ImageFolder(val_folder, known, build_transform(False, args))
     if not len(val):
-        raise UserError("%s holds no images" % val_folder)
+        raise UserError("%s holds no images" % shown(val_folder))
     _check_no_class_is_empty(val_folder, val.images, known)
     train = None
     if not evaluates_only:
@@ -127,12 +128,12 @@ def build_loaders(args, ranks, classes=None):
 
 def _check_folders(root, folders):
     if not os.path.isdir(root):
-        raise UserError("--data-path %s: no such folder" % root)
+        raise UserError("--data-path %s: no such folder" % shown(root))
     for folder in folders:
         if not os.path.isdir(folder):
-            raise UserError("--data-path %s: it has no folder %s/" % (root, os.path.basename(folder)))
+            raise UserError("--data-path %s: it has no folder %s/" % (shown(root), os.path.basename(folder)))
         if not list_classes(folder):
-            raise UserError("%s has no class folders; images belong in %s/<class>/" % (folder, folder))
+            raise UserError("%s has no class folders: it must hold a folder of images for each class" % shown(folder))
 
 
 def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only):
@@ -142,7 +143,7 @@ def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only)
     if checkpoint_classes and list(checkpoint_classes) != found:
         raise UserError(
             "%s has %d classes, the checkpoint %d, or they are named otherwise: train in another --output_dir, or "
-            "with --no-auto-resume" % (train_folder, len(found), len(checkpoint_classes))
+            "with --no-auto-resume" % (shown(train_folder), len(found), len(checkpoint_classes))
         )
     return found
 
@@ -151,7 +152,7 @@ def _check_no_class_is_empty(folder, images, classes):
     filled = {target for _, target in images}
     for index, name in enumerate(classes):
         if index not in filled and os.path.isdir(os.path.join(folder, name)):
-            raise UserError("%s holds no images: fill or remove this class" % os.path.join(folder, name))
+            raise UserError("%s holds no images: fill or remove this class" % shown(os.path.join(folder, name)))
 
 
 def _train_batches(args, ranks, dataset):

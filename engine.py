@@ -111,8 +111,6 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
             save(progress.state(step + 1))
         if is_within and stop:
             raise Stopped(stop)
-    if not progress.loss_count and not progress.skipped:
-        raise RunError("no training image could be read")
     images_per_second = progress.log_summary(batches.batch_size, run.ranks.world_size)
     return {
         "train_loss": progress.mean_loss,
@@ -192,7 +190,9 @@ def _count(logits, targets):
 def throughput(run, model, batches, warm_up=50, repeats=30):
     """Images a second of forward passes over the first batch, logged in the reference's words."""
     model.eval()
-    images, _ = next(iter(batches))
+    images, _ = next(iter(batches), (None, None))
+    if images is None:
+        raise RunError("no image could be read")
     with run.precision.autocast():
         for _ in range(warm_up):
             model(images)

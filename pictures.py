@@ -1,5 +1,6 @@
 """Image files: found below folders, opened safely, decoded as the reference decodes them."""
 
+import ctypes
 import os
 import stat
 import warnings
@@ -9,12 +10,18 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from runtime.errors import UserError
+from runtime.errors import UserError, printable, shown
 
 # Pillow warns of palettes with transparency, odd EXIF data and large pictures, in every loader process, naming no file.
 # None of it changes the pixels that come out; a picture that is too large to decode is an error of its own.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+try:  # Pillow's libtiff writes lines about "tempfile.tif" on stderr, beside the exception that follows
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+except (AttributeError, OSError):  # Pillow without libtiff, or one that hides it
+    pass
+
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def list_classes(folder):
@@ -41,12 +48,23 @@ def list_images(folder, classes):
 def _walk(top):
     if not os.path.isdir(top):
         return
+    _check_link(top)
     for parent, folders, files in os.walk(top, followlinks=True, onerror=_raise_unlistable):
         for name in folders:
-            path = os.path.join(parent, name)
-            if os.path.islink(path) and os.path.realpath(path) in _real_ancestors(parent):
-                raise UserError("%s is a link back to %s: remove it" % (shown(path), shown(os.path.realpath(path))))
+            _check_link(os.path.join(parent, name))
         yield parent, folders, files
+
+
+def _check_link(path):
+    if not os.path.islink(path):
+        return
+    target = os.path.realpath(path)
+    if any(_holds(target, folder) for folder in _real_ancestors(os.path.dirname(path))):
+        raise UserError("%s is a link back to %s: remove it" % (shown(path), shown(target)))
+
+
+def _holds(folder, path):
+    return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
 def _real_ancestors(path):
@@ -69,15 +87,20 @@ def _unlistable(error):
 def read_picture(path):
     """The RGB picture in the file `path`: the first frame, not turned by its EXIF data, transparency dropped."""
     with _open_regular(path) as file:
-        return Image.open(file).convert("RGB")
+        picture = Image.open(file)
+        if picture.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
+            raise ValueError("PostScript is not read")
+        return picture.convert("RGB")
 
 
 def _open_regular(path):
     """Open a file for reading, without ever waiting for one that is none: a pipe's other end may never come."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    handle = os.open(path, os.O_RDONLY | _AT_ONCE)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError("not a regular file")
+        if hasattr(os, "O_NONBLOCK"):
+            os.set_blocking(handle, True)  # a file system may have to fetch the file from slower storage first
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
@@ -99,14 +122,7 @@ def why(error):
     """The reason of a failed decoding in a few words."""
     if isinstance(error, getattr(PIL, "UnidentifiedImageError", ())):
         return "no known image format"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return shown(" ".join(text.split()))
-
-
-def shown(text):
-    """`text` for a message of one line: as it is where it can be printed, else with escapes."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return ascii(text)
-    return text if text.isprintable() else repr(text)
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    if not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)) or not text:
+        text = "%s: %s" % (type(error).__name__, text)
+    return printable(text)

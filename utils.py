@@ -13,6 +13,8 @@ import time
 import torch
 from tqdm import tqdm
 
+from runtime.errors import printable
+
 PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
 WINDOW = 20  # steps that a running median or average looks back
 UNTIMED_STEPS = 3  # the first steps of an epoch allocate and tune; the speed is measured from the next on
@@ -83,8 +85,7 @@ def append_to_log_file(text):
 
 def one_line(text, longest=1500):
     """`text` as one line that a terminal can show: characters without a shape escaped, the middle left out if long."""
-    text = " ".join(line.strip() for line in text.splitlines())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = printable(" ".join(line.strip() for line in text.splitlines()))
     return text if len(text) <= longest else "%s [...] %s" % (text[: longest - 400], text[-400:])
 
 

@@ -272,10 +272,11 @@ def options_of(checkpoint):
 
 def _read(path):
     _check_sums(path)
-    if hasattr(torch.serialization, "safe_globals"):
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    return torch.load(path, map_location="cpu", pickle_module=_TensorsOnly)
+    with open(path, "rb") as file:  # torch 1.5 cannot open every path that Python can
+        if hasattr(torch.serialization, "safe_globals"):
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", pickle_module=_TensorsOnly)
 
 
 def _check_sums(path):

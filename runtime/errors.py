@@ -1,6 +1,27 @@
 """Errors that end a program with one line instead of a traceback."""
 
 
+def shown(path):
+    """`path` as it is where it can be printed on one line, otherwise in the form $'...' that a shell takes."""
+    if path.isprintable():
+        return path
+    return "$'%s'" % printable(path.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+def printable(text):
+    """`text` with an escape, such as \\n, for each character that cannot be printed on one line."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char):
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is not UTF-8
+        return "\\x%02x" % (code - 0xDC00)
+    if code < 0x80:
+        return char.encode("unicode_escape").decode("ascii")
+    return ("\\u%04x" if code < 0x10000 else "\\U%08x") % code
+
+
 class UserError(ValueError):
     """What the user gave cannot work; the message names the option, path or file and says what to do (exit status 2).
 

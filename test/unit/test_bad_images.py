@@ -1,153 +1,520 @@
-"""Odd and broken image files: decoded as the reference decodes them, or named and refused, or skipped and counted."""
+"""Odd pictures come out as the reference has them; what is no picture is named, or skipped and counted."""
 
+import contextlib
+import importlib
+import json
+import logging
 import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
 import sys
+import tempfile
 import types
+import warnings
 
 import pytest
-from odd_images import BROKEN, ODD, colours, noise, plain
+import torch
+from odd_pictures import chunk, decodable, encoded, odd_names, pixels, png, strips, undecodable, write
 from PIL import Image
+from test_datasets import ONE_RANK, load, options
+from torchvision import transforms
 
+import args as options_module
+import batches
+import config_files
 import datasets
-from batches import collate
-from pictures import list_classes, list_images, read_picture, shown
-from runtime.errors import UserError
+import engine
+import pictures
+import utils
+from runtime import checkpoint
+from runtime.errors import RunError, UserError, printable, shown
+from runtime.seeding import position_seed, seed_host
 from samplers import Position
 
-SIZES = (32, 224)
+GOOD, BAD = dict(decodable(), **strips()), undecodable()
+KEY = (0, 3, 0, 5)
 
 
-def transform(size, is_train):
-    args = types.SimpleNamespace(input_size=size, color_jitter=0.4, aa="rand-m9-mstd0.5-inc1", hflip=0.5)
-    vars(args).update(train_interpolation="bicubic", reprob=0.25, remode="pixel", recount=1)
-    return datasets.build_transform(is_train, args)
+@pytest.fixture(autouse=True)
+def no_hang():
+    """A test that waits for ever fails."""
+
+    def fail(number, frame):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
-def folder_with(root, make, name="x.png"):
-    """A folder with one class of one file; (the folder, the file)."""
-    os.makedirs(os.path.join(str(root), "cat"))
-    path = os.path.join(str(root), "cat", name)
-    make(path)
-    return str(root), path
+def folder_of(path, is_train=False, size=32, **more):
+    """An ImageFolder of just that file."""
+    transform = datasets.build_transform(is_train, options("--input-size=%d" % size))
+    made = datasets.ImageFolder(os.path.dirname(os.path.dirname(path)), [], transform, **more)
+    made.images = [(path, 0)]
+    return made
 
 
-@pytest.mark.parametrize("make", ODD, ids=lambda make: make.__name__)
-def test_odd_pictures_are_decoded_as_the_reference_does(tmp_path, make, recwarn):
-    root, path = folder_with(tmp_path, make)
-    with open(path, "rb") as file:
-        want = Image.open(file).convert("RGB")
-    recwarn.clear()
-    assert read_picture(path).tobytes() == want.tobytes() and read_picture(path).size == want.size
-    for size in SIZES:
-        sample = datasets.ImageFolder(root, ["cat"], transform(size, False))[0]
-        assert sample.bad_files == [] and tuple(sample.image.shape) == (3, size, size)
-        train = datasets.ImageFolder(root, ["cat"], transform(size, True))
-        assert tuple(train[Position(0, (0, 0, 0, 0))].image.shape) == (3, size, size)
-    assert not [warning for warning in recwarn if "PIL" in warning.filename]
+def reference(path, is_train, size):
+    """The tensor of the published pipeline, and seeds as for KEY."""
+    picture = Image.open(path).convert("RGB")
+    if is_train:
+        seed_host(position_seed("sample", *KEY))
+        return datasets.build_transform(True, options("--input-size=%d" % size))(picture)
+    steps = [transforms.Resize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
+    if picture.size == (size, size) == (32, 32):
+        steps = []
+    steps += [transforms.ToTensor(), transforms.Normalize(datasets.IMAGENET_MEAN, datasets.IMAGENET_STD)]
+    return transforms.Compose(steps)(picture)
 
 
-@pytest.mark.parametrize("make", list(BROKEN), ids=lambda make: make.__name__)
-def test_broken_files_are_named(tmp_path, make):
-    root, path = folder_with(tmp_path, make)
+def modes(name):
+    """The (is_train, size) in which a file has a picture."""
+    sizes = [(True, 32), (False, 32), (True, 224), (False, 224)]
+    return [mode for mode in sizes if name not in strips() or mode != (False, 224)]
+
+
+@pytest.mark.parametrize("name", sorted(GOOD))
+@pytest.mark.filterwarnings("ignore")
+def test_an_odd_picture_is_read_as_the_reference_reads_it(tmp_path, name):
+    path = os.path.join(write(tmp_path / "a", {name: GOOD[name]}), name)
+    for is_train, size in modes(name):
+        sample = folder_of(path, is_train, size)[Position(0, KEY) if is_train else 0]
+        assert sample.bad_files == []
+        assert torch.equal(sample.image, reference(path, is_train, size))
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_a_file_without_a_picture_is_named(tmp_path, name):
+    path = os.path.join(write(tmp_path / "a", {name: BAD[name]}), name)
     for is_train in (True, False):
-        sample = datasets.ImageFolder(root, ["cat"], transform(32, is_train))[Position(0, (0, 0, 0, 0))]
-        assert sample.image is None and len(sample.bad_files) == 1
-        assert sample.bad_files[0].startswith(path + " (")
-        assert any(word in sample.bad_files[0] for word in BROKEN[make].split("|")), sample.bad_files
+        sample = folder_of(path, is_train)[Position(0, KEY) if is_train else 0]
+        assert sample.image is None and sample.target is None
+        (named,) = sample.bad_files
+        assert named.startswith(path + " (") and named.isprintable()
+        assert len(named) > len(path) + 4, "no reason is given"
 
 
-@pytest.mark.parametrize("shape", [(10, 30000), (30000, 10)])
-def test_long_pictures(tmp_path, shape):
-    """Enlarged to 256 on the shorter side one would take gigabytes, as only evaluation above 32 pixels does."""
-    root, path = folder_with(tmp_path, lambda path: Image.fromarray(noise(*shape)).save(path))
-    for size, is_train in ((32, True), (32, False), (224, True)):
-        sample = datasets.ImageFolder(root, ["cat"], transform(size, is_train))[Position(0, (0, 0, 0, 0))]
-        assert tuple(sample.image.shape) == (3, size, size)
-    sample = datasets.ImageFolder(root, ["cat"], transform(224, False))[0]
-    assert sample.image is None and "would be resized to 196608000 in all" in sample.bad_files[0]
+def test_a_strip_that_would_be_huge_is_named(tmp_path):
+    folder = write(tmp_path / "a", strips())
+    for name in sorted(strips()):
+        sample = folder_of(os.path.join(folder, name), False, 224)[0]
+        assert name in sample.bad_files[0] and "would be resized to 196608000 in all" in sample.bad_files[0]
 
 
-def test_a_file_that_may_not_be_read(tmp_path):
-    root, path = folder_with(tmp_path, plain)
-    os.chmod(path, 0)
-    dataset = datasets.ImageFolder(root, ["cat"], transform(32, False))
-    for parent in [str(tmp_path)] + [str(folder) for folder in tmp_path.parents if str(folder).startswith("/tmp/")]:
-        os.chmod(parent, 0o755)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
+def test_the_limit_is_pillow_s(monkeypatch):
+    resize, wide, tall = pictures.BoundedResize(8), Image.new("RGB", (50, 4)), Image.new("RGB", (4, 51))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    assert resize(wide).size == (100, 8)
+    with pytest.raises(ValueError, match="4 x 51 pixels would be resized to 816 in all"):
+        resize(tall)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert resize(tall).size == (8, 102)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_between_pillow_s_limits_is_read(tmp_path, monkeypatch):
+    path = os.path.join(write(tmp_path / "a", {"plain.png": encoded(pixels(60, 50), "PNG")}), "plain.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    assert folder_of(path)[0].image is not None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1400)
+    assert "decompression bomb" in folder_of(path)[0].bad_files[0]
+
+
+def test_pillow_does_not_chatter(tmp_path, monkeypatch, capfd):
+    folder = write(tmp_path / "a", dict(GOOD, **BAD))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)  # for most of them a warning, too
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.suppress(OSError):
+            Image.open(os.path.join(folder, "palette_of_bytes.png")).convert("RGB").close()
+        assert "Palette images with Transparency" in str([str(each.message) for each in caught])
+        del caught[:]
+        importlib.reload(pictures)  # pytest has put its own filters in the place of the module's
+        for name in os.listdir(folder):
+            with contextlib.suppress(Exception):
+                pictures.read_picture(os.path.join(folder, name))
+        assert [str(each.message) for each in caught] == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_transform_that_fails_names_the_file(tmp_path):
+    def fails(picture):
+        raise KeyError("strange")
+
+    path = os.path.join(write(tmp_path / "a", {"plain.jpg": GOOD["plain.jpg"]}), "plain.jpg")
+    images = folder_of(path)
+    images.transform = fails
+    assert images[0].bad_files == ["%s (KeyError: 'strange')" % path]
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        (OSError("one\n two"), "one two"),
+        (FileNotFoundError(2, "No such file or directory", "x"), "No such file or directory"),
+        (ValueError(), "ValueError: "),
+        (MemoryError(), "MemoryError: "),
+    ],
+)
+def test_reasons(error, reason):
+    assert pictures.why(error) == reason
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def device(path):
     try:
-        sample = dataset[0]
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))
+        open(path, "rb").close()
+    except OSError as error:
+        pytest.skip("no device node can be made and opened here: %s" % error)
+
+
+def unix_socket(path):
+    made = socket.socket(socket.AF_UNIX)
+    before = os.getcwd()
+    os.chdir(os.path.dirname(path))  # the address may be 107 bytes long
+    try:
+        made.bind(os.path.basename(path))
     finally:
-        if is_root:
-            os.seteuid(0)
-    assert sample.image is None and "Permission denied" in sample.bad_files[0]
+        os.chdir(before)
+        made.close()
 
 
-def test_a_file_that_vanishes_is_replaced_and_counted(tmp_path):
-    root, path = folder_with(tmp_path, plain)
-    colours().save(os.path.join(root, "cat", "y.png"))
-    for replaces, shape in ((True, (3, 32, 32)), (False, None)):
-        dataset = datasets.ImageFolder(root, ["cat"], transform(32, True), replace_bad=replaces)
-        if os.path.exists(path):
-            os.unlink(path)
-        else:
-            dataset.images.insert(0, (path, 0))
-        sample = dataset[Position(0, (0, 0, 0, 0))]
-        assert (tuple(sample.image.shape) if replaces else sample.image) == shape
-        assert sample.bad_files == ["%s (No such file or directory)" % path]
-    images, targets, bad_files = collate([dataset[0], dataset[1], dataset[0]])
-    assert len(images) == 1 and targets.tolist() == [0] and len(bad_files) == 2
+def link_to_nothing(path):
+    os.symlink("nothing", path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
-@pytest.mark.parametrize("name", [b"a\nb.png", b"\xff\xfe.png", b"-n.png", b"$(x) 'y' \"z\";.png", "猫.png".encode()])
-def test_odd_names(tmp_path, name):
-    name = os.fsdecode(name)
-    root, path = folder_with(tmp_path, plain, name)
-    dataset = datasets.ImageFolder(root, list_classes(root), transform(32, False))
-    assert dataset[0].bad_files == [] and dataset.images == [(path, 0)]
-    os.truncate(path, 0)
-    (named,) = dataset[0].bad_files
-    assert "\n" not in named and named.encode("utf-8") and shown(path) in named
+def link_to_itself(path):
+    os.symlink(os.path.basename(path), path)
+
+
+def link_to_a_pipe(path):
+    os.mkfifo(path + ".pipe")
+    os.symlink(path + ".pipe", path)
+
+
+SPECIAL = {
+    pipe: "not a regular file",
+    device: "not a regular file",
+    unix_socket: "No such device or address",
+    link_to_nothing: "No such file or directory",
+    link_to_itself: "Too many levels of symbolic links",
+    link_to_a_pipe: "not a regular file",
+}
+
+
+@pytest.mark.parametrize("make", sorted(SPECIAL, key=str), ids=lambda make: make.__name__)
+def test_what_is_no_file_is_named(tmp_path, make):
+    folder = write(tmp_path / "a", {})
+    path = os.path.join(folder, "x.jpg")
+    make(path)
+    assert datasets.list_images(str(tmp_path), ["a"]) == [(path, 0)]
+    for is_train in (True, False):
+        sample = folder_of(path, is_train)[Position(0, KEY) if is_train else 0]
+        assert sample.bad_files == ["%s (%s)" % (path, SPECIAL[make])]
+
+
+def test_postscript_is_not_handed_to_ghostscript(tmp_path):
+    path = os.path.join(write(tmp_path / "a", {"x.jpg": BAD["postscript.jpg"]}), "x.jpg")
+    assert folder_of(path)[0].bad_files == ["%s (PostScript is not read)" % path]
+
+
+def test_a_picture_is_read_without_haste(tmp_path):
+    path = os.path.join(write(tmp_path, {"x.png": GOOD["dot.png"]}), "x.png")
+    with pictures._open_regular(path) as file:
+        assert os.get_blocking(file.fileno()) and not os.get_inheritable(file.fileno())
+
+
+def test_a_file_without_a_regular_one_behind_is_closed(tmp_path):
+    pipe(str(tmp_path / "x.jpg"))
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else None
+    for _ in range(3):
+        with pytest.raises(OSError, match="not a regular file"):
+            pictures.read_picture(str(tmp_path / "x.jpg"))
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_folder_that_is_called_a_picture_is_walked_as_imagefolder_walks_it(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    write(tmp_path / "t" / "a" / "x.jpg", {"inner.jpg": GOOD["plain.jpg"]})
+    write(tmp_path / "t" / "b.png", {"inner.jpg": GOOD["plain.jpg"], "-rf.png": GOOD["one_bit.png"]})
+    write(tmp_path / "elsewhere" / "deep", {"other.jpg": GOOD["plain.jpg"]})
+    os.symlink(str(tmp_path / "elsewhere"), str(tmp_path / "t" / "a" / "link"))
+    os.symlink(str(tmp_path / "elsewhere"), str(tmp_path / "t" / "c"))
+    os.symlink(str(tmp_path / "t" / "b.png" / "inner.jpg"), str(tmp_path / "t" / "a" / "link.jpg"))
+    root = str(tmp_path / "t")
+    listed = datasets.list_images(root, datasets.list_classes(root))
+    assert listed == ImageFolder(root).samples and len(listed) == 6
+    assert all(folder_of(path)[0].image is not None for path, _ in listed)
+
+
+@contextlib.contextmanager
+def nobody():
+    """Not as root, whom permissions do not stop."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everyone may read; pytest's lie in one that is private."""
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_permissions(open_folder):
+    folder = write(os.path.join(open_folder, "a"), {"good.jpg": GOOD["plain.jpg"], "secret.jpg": GOOD["plain.jpg"]})
+    os.chmod(os.path.join(folder, "secret.jpg"), 0)
+    write(os.path.join(folder, "inner"), {"good.jpg": GOOD["plain.jpg"]})
+    with nobody():
+        assert folder_of(os.path.join(folder, "good.jpg"))[0].image is not None
+        assert folder_of(os.path.join(folder, "secret.jpg"))[0].bad_files[0].endswith("secret.jpg (Permission denied)")
+        assert len(datasets.list_images(open_folder, ["a"])) == 3
+    os.chmod(os.path.join(folder, "inner"), 0)
+    with nobody(), pytest.raises(UserError, match="a/inner cannot be listed: Permission denied"):
+        datasets.list_images(open_folder, ["a"])
+    os.chmod(folder, 0)
+    with nobody(), pytest.raises(UserError, match="a cannot be listed: Permission denied"):
+        datasets.list_classes(folder)
+    os.chmod(folder, 0o755)
+
+
+def make_loops(root):
+    """{link: what it links to}, each of which closes a circle, in folders of their own below `root`."""
+    links = {
+        "own/a/inner/up": "own/a",
+        "class/up": "class",
+        "above/a/up": "",
+        "out/a/side": "elsewhere",
+        "pair/a/there": "pair_there",
+    }
+    for link in links:
+        write(os.path.join(root, link.split("/")[0], "a"), {"x.png": GOOD["dot.png"]})
+        os.makedirs(os.path.dirname(os.path.join(root, link)), exist_ok=True)
+    for folder, back in (("elsewhere", "elsewhere"), ("pair_there", "pair/a")):
+        os.mkdir(os.path.join(root, folder))
+        os.symlink(os.path.join(root, back), os.path.join(root, folder, "back"))
+    for link, target in links.items():
+        os.symlink(os.path.join(root, target), os.path.join(root, link))
+    return links
+
+
+@pytest.mark.parametrize(
+    "part, link, target",
+    [
+        ("own", "own/a/inner/up", "own/a"),
+        ("class", "class/up", "class"),
+        ("above", "above/a/up", ""),
+        ("out", "out/a/side/back", "elsewhere"),
+        ("pair", "pair/a/there/back", "pair/a"),
+    ],
+)
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_link_that_leads_in_a_circle_is_named(tmp_path, monkeypatch, part, link, target, slash):
+    root = os.path.realpath(str(tmp_path))
+    make_loops(root)
+    for top in (root + "/" + part + slash, part + slash):
+        monkeypatch.chdir(root)
+        with pytest.raises(UserError) as caught:
+            datasets.list_images(top, datasets.list_classes(top))
+        ends = [os.path.join(os.path.dirname(top.rstrip("/")), link), os.path.join(root, target).rstrip("/")]
+        assert str(caught.value) == "%s is a link back to %s: remove it" % tuple(ends)
+
+
+def test_a_class_folder_that_links_to_itself_is_named(tmp_path):
+    write(tmp_path / "a", {"x.png": GOOD["dot.png"]})
+    link_to_itself(str(tmp_path / "b"))
+    with pytest.raises(UserError, match="/b cannot be listed: Too many levels of symbolic links"):
+        datasets.list_classes(str(tmp_path))
+
+
+def make_data(root, train, val):
+    """train/ and val/ with a class "a" of these files."""
+    for part, files in (("train", train), ("val", val)):
+        write(os.path.join(str(root), part, "a"), files)
+    return str(root)
+
+
+def plain(count):
+    """`count` ordinary pictures whose names come after those of the others."""
+    return {"z%02d.png" % number: encoded(pixels(32, 32, number), "PNG") for number in range(count)}
+
+
+def test_bad_files_in_batches(tmp_path):
+    root = make_data(tmp_path, dict(BAD, **plain(2)), dict(BAD, **plain(3)))
+    skipping = load(root, "--skip-bad-images")
+    assert [len(images) for images, _ in skipping.train.epoch(0)] == [2] * ((len(BAD) + 2) // 2)
+    assert skipping.train.skipped == len(BAD)
+    assert sum(len(images) for images, _ in skipping.val) == 3
+    assert skipping.val.skipped == len(BAD)
+    strict = load(root)
+    for part in (strict.train.epoch(0), strict.val):
+        with pytest.raises(UserError, match=r"^unreadable image: .*/a/\w+\.\w+ \(.+\); .*--skip-bad-images$") as caught:
+            list(part)
+        assert caught.value.one_rank and str(caught.value).isprintable()
+
+
+def test_the_next_readable_picture_replaces_a_bad_one(tmp_path):
+    root = make_data(tmp_path, dict(BAD, **plain(2)), plain(1))
+    dataset = load(root, "--skip-bad-images").train.dataset
+    good = dataset.images[len(BAD)][0]
+    first, bad = dataset[Position(len(BAD), KEY)], dataset[Position(0, KEY)]
+    assert good.endswith("z00.png") and first.bad_files == []
+    assert torch.equal(bad.image, first.image) and bad.bad_files[0].startswith(dataset.images[0][0] + " (")
+
+
+def test_a_file_that_vanishes_during_the_run(tmp_path):
+    root = make_data(tmp_path, plain(4), plain(2))
+    strict, skipping = load(root), load(root, "--skip-bad-images")
+    for loaders in (strict, skipping):
+        assert len(list(loaders.train.epoch(0))) == 2
+    os.unlink(os.path.join(root, "train", "a", "z01.png"))
+    with pytest.raises(UserError, match=r"z01\.png \(No such file or directory\)"):
+        list(strict.train.epoch(1))
+    assert len(list(skipping.train.epoch(1))) == 2
+    assert skipping.train.skipped == 1
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_data_set_that_vanishes_ends_the_run(tmp_path, monkeypatch, left):
+    root = make_data(tmp_path, plain(8), plain(1))
+    monkeypatch.setattr(datasets, "MOST_REPLACED", 3)
+    tries = []
+    read = datasets.read_picture
+    monkeypatch.setattr(datasets, "read_picture", lambda path: (tries.append(path), read(path))[1])
+    train = load(root, "--skip-bad-images", "--batch-size=8").train
+    for number in range(left, 8):
+        os.unlink(os.path.join(root, "train", "a", "z%02d.png" % number))
+    with pytest.raises(UserError, match="like all that could take its place: is --data-path still there") as caught:
+        list(train.epoch(0))
+    assert caught.value.one_rank and len(tries) <= 4 * 8
+
+
+def test_nothing_readable_ends_a_speed_test(tmp_path):
+    root = make_data(tmp_path, plain(2), BAD)
+    val = load(root, "--skip-bad-images", "--throughput").val
+    with pytest.raises(RunError, match="no image could be read"):
+        engine.throughput(types.SimpleNamespace(), torch.nn.Identity(), val)
+
+
+def test_collate_of_no_picture_at_all():
+    nothing = datasets.Sample(None, None, ["x (y)"])
+    assert batches.collate([nothing, nothing]) == (None, None, ["x (y)", "x (y)"])
+
+
+NAMES = odd_names()
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_odd_names_are_read_and_named(tmp_path, name):
+    good = os.path.join(write(tmp_path / name, {name + ".png": GOOD["dot.png"]}), name + ".png")
+    assert datasets.list_images(str(tmp_path), datasets.list_classes(str(tmp_path))) == [(good, 0)]
+    assert folder_of(good)[0].image is not None
+    write(tmp_path / name, {name + ".png": b""})
+    message = str(UserError(folder_of(good)[0].bad_files[0]))
+    assert message == "%s (no known image format)" % shown(good)
+    assert message.isprintable() and message.encode("utf-8") and message.encode("ascii", "backslashreplace")
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_shown_name_finds_the_file(tmp_path, name):
     if name.isprintable():
-        assert path in named
+        assert shown(name) == name
+        return
+    text = shown(os.path.join(write(tmp_path, {name: b"found"}), name))
+    assert text.startswith("$'") and text.endswith("'") and text.isprintable()
+    environ = dict(os.environ, LC_ALL="C.UTF-8")
+    found = subprocess.run(["bash", "-c", "cat " + text], stdout=subprocess.PIPE, check=True, env=environ).stdout
+    assert found == b"found"
 
 
-def test_a_folder_named_like_a_picture_is_a_folder(tmp_path):
-    root, path = folder_with(tmp_path, os.mkdir, "x.jpg")
-    assert list_images(root, ["cat"]) == []
-    plain(os.path.join(path, "y.png"))
-    assert list_images(root, ["cat"]) == [(os.path.join(path, "y.png"), 0)]
+def test_shown():
+    assert shown("/data/a b/\u732b's.png") == "/data/a b/\u732b's.png"
+    assert shown("a\n\udcff\u0085'\\\U000e0001") == r"$'a\n\xff\u0085\'\\\U000e0001'"
+    assert printable("\ud800\t") == r"\ud800\t"
+    assert utils.one_line("a\n  b\udcff\x1b") == r"a b\xff\x1b"
 
 
-@pytest.mark.parametrize("target", [".", "..", "../..", "cat", "cat/deep"])
-def test_links_that_lead_back_are_refused(tmp_path, target):
-    root, path = folder_with(tmp_path / "train", plain)
-    os.makedirs(os.path.join(root, "cat", "deep"))
-    os.symlink(os.path.realpath(os.path.join(root, target)), os.path.join(root, "cat", "deep", "back"))
-    with pytest.raises(UserError, match=r"back is a link back to .*: remove it"):
-        list_images(root, ["cat"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_logs_take_any_name(tmp_path, monkeypatch, capfd, encoding):
+    path = str(tmp_path / "train_0.log")
+    with open(str(tmp_path / "console"), "w", encoding=encoding) as console:
+        monkeypatch.setattr(sys, "stdout", console)
+        utils.open_log("test", True)
+        utils.log_to_file(path)
+        for name in NAMES:
+            logging.getLogger("test").info("the file %s", name)
+            utils.append_to_log_file("again " + name)
+        monkeypatch.undo()
+    utils.open_log("test", False)
+    with open(path, encoding="utf-8") as file, open(console.name, encoding=encoding) as shown_lines:
+        text, lines = file.read(), shown_lines.read()
+    for name in NAMES:
+        in_utf_8 = name.encode("utf-8", "backslashreplace").decode()
+        assert "the file %s\n" % in_utf_8 in text and "again %s\n" % in_utf_8 in text
+        assert "the file %s\n" % name.encode(encoding, "backslashreplace").decode(encoding) in lines
+    assert "Logging error" not in capfd.readouterr().err
 
 
-def test_links_that_lead_elsewhere_are_followed(tmp_path):
-    root, path = folder_with(tmp_path / "train", plain)
-    os.makedirs(str(tmp_path / "more"))
-    plain(str(tmp_path / "more" / "z.png"))
-    os.symlink(str(tmp_path / "more"), os.path.join(root, "cat", "more"))
-    assert [found for found, _ in list_images(root, ["cat"])] == [path, os.path.join(root, "cat", "more", "z.png")]
-    os.symlink(root, str(tmp_path / "more" / "round"))  # a ring of two links
-    with pytest.raises(UserError, match="round is a link back"):
-        list_images(root, ["cat"])
+def test_files_take_any_name(tmp_path):
+    path = str(tmp_path / "file")
+    utils.write_json(path, {"names": NAMES})
+    with open(path, encoding="ascii") as file:
+        assert json.load(file)["names"] == NAMES
+    for name in NAMES:
+        values = dict(options().as_dict(), output_dir="/data/" + name)
+        utils.write_text(path, config_files.to_yaml(types.SimpleNamespace(as_dict=lambda values=values: values)))
+        assert config_files.read_config(path)["output_dir"] == "/data/" + name
+        if "\udcff" not in name:  # on the command line such a one is refused
+            assert options_module.parse(["--config=" + path]).output_dir == "/data/" + name
 
 
-def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
-    root, _ = folder_with(tmp_path, plain)
+def test_class_names_survive_a_checkpoint(tmp_path):
+    folder = write(tmp_path / NAMES[1], {})
+    content = {"model": {"w": torch.zeros(1)}, "classes": NAMES, "args": {"data_path": NAMES}}
+    checkpoint.save(content, folder, True)
+    loaded = checkpoint.load(os.path.join(folder, checkpoint.LATEST))
+    assert loaded["classes"] == NAMES and loaded["args"]["data_path"] == NAMES
+    for name in NAMES:
+        write(tmp_path / "data" / "val" / name, {"x.png": GOOD["dot.png"]})
+    words = ["--data-path=%s" % (tmp_path / "data"), "--eval", "--num-workers=0", "--input-size=32"]
+    found = datasets.build_loaders(options_module.parse(words), ONE_RANK, loaded["classes"])
+    assert found.classes == NAMES
+    targets = [target for _, targets in found.val for target in targets.tolist()]
+    assert targets == list(range(len(NAMES)))
+    write(tmp_path / "data" / "val" / "strange\n", {"x.png": GOOD["dot.png"]})
+    with pytest.raises(UserError, match=r"'strange\\n' is not among the training classes"):
+        datasets.build_loaders(options_module.parse(words), ONE_RANK, loaded["classes"])
 
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    for call in (lambda: list_images(root, ["cat"]), lambda: list_classes(root)):
-        with pytest.raises(UserError, match="cannot be listed: Permission denied"):
-            call()
+def test_messages_about_folders_are_one_line(tmp_path):
+    root = make_data(tmp_path / "new\nline", plain(2), plain(1))
+    os.mkdir(os.path.join(root, "train", "empty \udcff"))
+    for words, reason in ([], r"empty \xff' holds no images"), (["--data-path=%s/nowhere" % root], "no such folder"):
+        with pytest.raises(UserError) as caught:
+            load(root, *words)
+        assert str(caught.value).isprintable() and reason in str(caught.value)
+
+
+def test_helper_makes_a_png_that_pillow_reads(tmp_path):
+    path = os.path.join(write(tmp_path, {"x.png": png(2, 1, 8, 0, b"\0ab", chunk(b"tEXt", b"a\0b"))}), "x.png")
+    assert list(pictures.read_picture(path).tobytes()) == [97] * 3 + [98] * 3
