@@ -82,9 +82,9 @@ def wait_for_line(run, text, name="stdout"):
     assert text in run.read(name), run.communicate()
 
 
-def finish(run, seconds=120):
+def finish(run, seconds=120, is_quiet=True):
     out, err = run.communicate(timeout=seconds)
-    assert "Traceback" not in err, err
+    assert not is_quiet or "Traceback" not in err, err
     return run.returncode, out, err
 
 
@@ -179,7 +179,7 @@ def test_a_lost_loader_process_is_replaced(data, whole, tmp_path, nproc):
     wait_for_line(run, "Epoch: [0]  [")
     for loader in children_of(children_of(run.pid)[-1]):
         os.kill(loader, signal.SIGKILL)
-    status, out, err = finish(run)
+    status, out, err = finish(run, is_quiet=False)  # Python's queue may tell of a pipe that nobody reads any more
     assert status == 0, err
     if nproc == 1:  # elsewhere it is another rank that says so
         assert "a loader process was lost" in out and "new ones are started" in out

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import io
+import itertools
 import logging
 import os
 import shutil
@@ -17,8 +18,8 @@ from test_datasets import make_folder
 from wild_options import st
 
 import args as options_module
+import batches
 import build
-import datasets
 import engine
 import main
 from runtime.compat import create_model
@@ -45,8 +46,8 @@ class Hang(BaseException):
 class TwoSteps(engine.Progress):
     """Ends the run after two steps: what the first one overflows, the loss of the second one shows."""
 
-    def watch(self, batches):
-        yield from zip(range(self.first_step, self.first_step + 2), batches)
+    def watch(self, batches, parts=1):
+        yield from itertools.islice(super().watch(batches, parts), 2)
         raise Trained()
 
 
@@ -60,7 +61,7 @@ def load_here(dataset, num_workers, **options):
     """A DataLoader without processes of its own, of which an example could start a thousand."""
     assert 0 <= num_workers <= 1024
     options.pop("persistent_workers", None)
-    return torch.utils.data.DataLoader(dataset, num_workers=0, **options)
+    return torch.utils.data.DataLoader(dataset, num_workers=0, **dict(options, timeout=0))
 
 
 class Sandbox:
@@ -177,7 +178,7 @@ def sandbox(tmp_path_factory):
     assert run([*folder.base, "--epochs=1", "--output-dir=" + folder.trained]) == (0, "")
     patch.setattr(build, "describe", describe)
     patch.setattr(engine, "Progress", TwoSteps)
-    patch.setattr(datasets, "DataLoader", load_here)
+    patch.setattr(batches, "DataLoader", load_here)
     yield folder
     patch.undo()
 
