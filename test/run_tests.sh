@@ -18,7 +18,7 @@ case ${1:-} in
 esac
 modules=torch,torchvision,timm,yaml,tqdm,sklearn,pytest
 case $stack in
-    2) use_environment $modules requirements-dev.txt ;;
+    2) use_environment $modules,hypothesis requirements-dev.txt ;;
     1.5) interpreter=$(find_python 3.7) || exit 1 ;;
     1.8) interpreter=$(find_python 3.8) || exit 1 ;;
     *)
@@ -30,5 +30,6 @@ if [ "$stack" != 2 ]; then
     make_environment "$root/.venv-$stack" $modules "$interpreter" -r "$root/${stack}_requirements.txt" scikit-learn pytest
 fi
 cd "$root"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # small networks in several processes: more threads only wait for each other
 "$PYTHON" -c 'import sys, torch; print("Python %s, torch %s" % (sys.version.split()[0], torch.__version__))'
 "$PYTHON" -m pytest "$@"

@@ -24,6 +24,11 @@ OPTIONS = ["--device=cpu", "--amp=none", "--input-size=32", "--batch-size=4", "-
 OPTIONS += ["--drop=0.1", "--drop-path=0.1", "--lr=0.1", "--warmup-epochs=1", "--model-ema-decay=0.9"]
 
 
+current_torch = pytest.mark.skipif(
+    not hasattr(torch, "accelerator"), reason="takes long: run on the current torch alone"
+)
+
+
 def write_images(root, train=12, val=5, side=32):
     """A folder of random pictures of two classes: `train` and `val` images of each."""
     source = numpy.random.RandomState(0)

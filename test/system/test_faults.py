@@ -16,6 +16,7 @@ from conftest import (
     OPTIONS,
     assert_same_weights,
     children_of,
+    current_torch,
     log_of,
     processes_of_session,
     run_main,
@@ -111,6 +112,7 @@ def assert_same_result(folder, reference):
 # ---- killed
 
 
+@current_torch
 def test_twenty_random_kills(data, whole, tmp_path):
     """SIGKILL to one rank, to all, or to a loader's process, while every file takes long to write."""
     reference, cut = whole(2, "--epochs=6"), str(tmp_path / "cut")
@@ -246,6 +248,7 @@ def test_a_signal_during_evaluation(data, whole, tmp_path, nproc, receiver):
     go_on(data, out, whole(nproc), nproc)
 
 
+@current_torch
 def test_a_second_signal_ends_a_run_that_does_not_come_to_a_step(data, tmp_path):
     run = start_main(words_for(data, tmp_path / "out"), 1, {"FAULT": "hang:0:1:0"})
     wait_for_line(run, "Max accuracy")
@@ -304,6 +307,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_end_is_saved_elsewhere(dat
     go_on(data, out, whole(1))
 
 
+@current_torch
 def test_room_that_comes_back_is_used(data, whole, small_disk):
     size = megabytes_of(os.path.join(whole(1), LATEST))
     out = os.path.join(small_disk(2.6 * size), "out")
@@ -315,6 +319,7 @@ def test_room_that_comes_back_is_used(data, whole, small_disk):
     assert_same_result(out, whole(1))
 
 
+@current_torch
 def test_a_folder_that_becomes_read_only(data, whole, small_disk, tmp_path):
     """Its place is taken by a file system that cannot be written to, for a while."""
     out = os.path.join(small_disk(100), "out")
@@ -387,6 +392,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(data, whole, tmp_path, dam
 # ---- hanging
 
 
+@current_torch
 @pytest.mark.parametrize("fault, named", [("hang:1:1:2", "rank 1 hangs"), ("hang:0:1:2", "rank 0 hangs")])
 def test_a_rank_that_hangs_is_named(data, tmp_path, fault, named):
     run = start_main(words_for(data, tmp_path / "out", "--dist-timeout=5"), 2, {"FAULT": fault})
@@ -397,6 +403,7 @@ def test_a_rank_that_hangs_is_named(data, tmp_path, fault, named):
     assert len(err.splitlines()) == 1 and named in err and "--dist-timeout" in err and "epoch 1, step" in err
 
 
+@current_torch
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_stopped_is_named(data, tmp_path, rank):
     run = start_main(words_for(data, tmp_path / "out", "--dist-timeout=5", "--epochs=300"), 2)
@@ -409,6 +416,7 @@ def test_a_rank_that_is_stopped_is_named(data, tmp_path, rank):
     assert len(lines) == 1 and "rank %d does not respond" % rank in lines[0]
 
 
+@current_torch
 def test_a_process_that_never_comes(data, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -476,6 +484,7 @@ def test_skipping_ends_where_nothing_else_is_left(data, tmp_path):
 # ---- the work of more processes
 
 
+@current_torch
 def test_virtual_ranks_do_the_work_of_as_many_processes(data, tmp_path):
     """The same curve on 4, 2 and 1 processes, up to the order in which gradients are added."""
     options = ("--opt=momentum", "--lr=0.02", "--mixup=0.8", "--epochs=10", "--batch-size=4", "--print-freq=1")

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import OPTIONS, children_of, log_of, start_main, wait_for
+from conftest import OPTIONS, children_of, current_torch, log_of, start_main, wait_for
 
 NPROC = 2
 EPOCHS, SETTLED = 20, 5  # after so many epochs allocators and caches are full
@@ -31,6 +31,7 @@ def figures(rank):
     }
 
 
+@current_torch
 def test_nothing_grows(tmp_path, capsys):
     pytest.importorskip("sklearn", reason="the digits come from scikit-learn")
     from tools.make_digits import write_digits

@@ -7,7 +7,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import OPTIONS, run_wrapper, start_wrapper, wait_for
+from conftest import OPTIONS, current_torch, run_wrapper, start_wrapper, wait_for
 
 from runtime import checkpoint
 
@@ -105,6 +105,7 @@ def test_failures_are_failures(project, images):
     assert status == 2 and "unreadable image: " in err and "Traceback" not in err and "Final" not in out
 
 
+@current_torch
 def test_paths_are_only_paths(project, images, tmp_path):
     """Shell syntax, quotes, spaces and a leading dash in the paths of data, output and checkpoint do nothing."""
     here = tmp_path / "here"
@@ -122,6 +123,7 @@ def test_paths_are_only_paths(project, images, tmp_path):
     assert sorted(os.listdir(str(here))) == sorted([name, name + ".out"])
 
 
+@current_torch
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, status):
     words = ["--data_path=" + images, "--epochs=100", "--batch-size=4", "--nproc=2"] + SMALL

@@ -174,6 +174,8 @@ def sandbox(tmp_path_factory):
         patch.delenv(name, raising=False)
     small = {"dim": 8, "depths": (1, 1, 1, 1)}
     patch.setattr(build, "create_model", lambda name, **options: create_model(name, **dict(small, **options)))
+    if hasattr(torch, "compile"):  # some optimizers compile themselves for minutes
+        patch.setattr(torch, "compile", lambda function, **options: function)
     folder.prepare()
     assert run([*folder.base, "--epochs=1", "--output-dir=" + folder.trained]) == (0, "")
     patch.setattr(build, "describe", describe)
@@ -194,7 +196,14 @@ def examples(count):
 
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.option_strings[-1])
-@examples(20)
+def test_hard_cases(sandbox, action):
+    for words in wild_options.known_words(action):
+        sandbox.prepare()
+        check([*sandbox.base, *words])
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.option_strings[-1])
+@examples(10)
 @hypothesis.given(st.data())
 def test_one_option(sandbox, action, data):
     sandbox.prepare()

@@ -36,6 +36,22 @@ NUMBERS += ["nan", "-nan", "inf", "-inf", "1" + 9 * "0", "1" + 30 * "0", "-1" + 
 NUMBERS += ["2147483647", "2147483648", "4294967296", "9223372036854775807", "9223372036854775808"]
 NUMBERS += ["", " 5 ", "+3", "1_000", "0x10", "1e", "١٢", "½", "None", "True", "1,5", "--", "-"]
 
+EXTREMES = [
+    "0",
+    "1",
+    "-1",
+    "1e-320",
+    "1e308",
+    "-1e308",
+    "nan",
+    "inf",
+    "1" + 9 * "0",
+    "1" + 30 * "0",
+    400 * "9",
+    "",
+    "--",
+]
+
 TEXTS = ["", " ", "\0", "a\0b", "new\nline", "\r", "\u2028", "\udc80", "\x1b[31m", "ünï", "日本", "🚀", 300 * "x"]
 TEXTS += [5000 * "x", "--", "-", "-1", "--lr", "%s", "%d%n", "{}", "{0.__class__}", "$HOME", "~", "a=b", "'\"", "\\"]
 TEXTS += ["none", "None", "null", "rand", "cosine", "adamw"]
@@ -132,6 +148,22 @@ def words(action):
     count = action.nargs if isinstance(action.nargs, int) else 2
     right = st.lists(values(action), min_size=count, max_size=count)
     return st.builds(lambda flag, items: [flag, *items], flags, right | st.lists(values(action), max_size=4))
+
+
+def known_words(action):
+    """The hard cases of the option `action` in full, each as words."""
+    if action.nargs == 0:
+        return []
+    if action.type is not None or action.choices is not None:
+        hard = EXTREMES
+    else:
+        hard = SPECIAL.get(action.dest, PATHS) + TEXTS
+    if action.dest in WRITES:
+        hard = [_inside(text) for text in hard]
+    flag = action.option_strings[0]
+    if action.nargs is None:
+        return [["%s=%s" % (flag, text)] for text in hard]
+    return [[flag] + count * [text] for text in hard for count in (1, 2, 4)]
 
 
 def _with_underscores(flag):
