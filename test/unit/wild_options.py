@@ -91,7 +91,8 @@ OPTIMIZERS += [
     "nadam",
 ]
 OPTIMIZERS += ["adamp", "sgdp", "adadelta", "adafactor", "rmsprop", "rmsproptf", "novograd", "nvnovograd", "plateau"]
-OPTIMIZERS += getattr(timm.optim, "list_optimizers", list)()
+# Those of the kron family compile themselves when timm is imported, for many seconds in the first step.
+OPTIMIZERS += [name for name in getattr(timm.optim, "list_optimizers", list)() if not name.startswith("kron")]
 
 SPECIAL = {"aa": POLICIES, "sched": SCHEDULES, "opt": OPTIMIZERS, "dist_url": URLS}
 WRITES = ("output_dir", "eval_json")  # what an example writes stays in its folder
