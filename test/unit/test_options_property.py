@@ -27,7 +27,7 @@ from runtime.compat import create_model
 hypothesis = pytest.importorskip("hypothesis", reason=wild_options.REASON)
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a hang is found by a Unix signal")
 
-SECONDS = 10  # that an example may take; nearly all take less than 0.2
+SECONDS = 20  # that an example may take; nearly all take less than 0.2
 MEMORY = 4 * 2**30  # more bytes than any example needs: a blow-up must not take the machine with it
 ACTIONS = options_module.build_parser()._actions
 IN_FILES = [action for action in ACTIONS if action.dest not in ("help", "config")]
