@@ -5,6 +5,7 @@ import os
 import random
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -70,6 +71,12 @@ def project(tmp_path):
     return copy
 
 
+def with_default_signals():
+    """In a process to be: react to signals although the tests run under nohup or in the background of a script."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start_wrapper(project, name, words, cwd=None):
     """Start a wrapper of the copy in a process group of its own."""
     python = os.path.join(project, "test", "system", "small_python.sh")
@@ -81,6 +88,7 @@ def start_wrapper(project, name, words, cwd=None):
         stderr=subprocess.PIPE,
         universal_newlines=True,
         start_new_session=True,
+        preexec_fn=with_default_signals,
     )
 
 
@@ -100,7 +108,7 @@ def warm_server(python_path):
         path = os.path.join(tempfile.mkdtemp(prefix="warm-"), "socket")
         command = [sys.executable, os.path.join(HERE, "warm.py"), path]
         environ = clean_environment(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([ROOT, HERE, python_path]))
-        process = subprocess.Popen(command, env=environ, start_new_session=True)
+        process = subprocess.Popen(command, env=environ, start_new_session=True, preexec_fn=with_default_signals)
         wait_for(lambda: os.path.exists(path) or process.poll() is not None)
         assert process.poll() is None
         _servers[python_path] = process, path

@@ -7,7 +7,8 @@ from conftest import OPTIONS, children_of, current_torch, log_of, start_main, wa
 
 NPROC = 2
 EPOCHS, SETTLED = 20, 5  # after so many epochs allocators and caches are full
-MOST_GROWTH_MIB = 12
+# Allocators and caches breathe, and at any moment an image or the log may be open; a leak of one in an epoch is more.
+MOST_GROWTH = {"memory of the rank, MiB": 12, "memory of its loaders, MiB": 12, "open files": 5}
 
 
 def count_of(pid, kind):
@@ -57,4 +58,4 @@ def test_nothing_grows(tmp_path, capsys):
     for rank in range(NPROC):
         for name in rows[0][rank]:
             early, late = rows[SETTLED][rank][name], rows[-1][rank][name]
-            assert late - early <= (MOST_GROWTH_MIB if "memory" in name else 0), (rank, name, early, late)
+            assert late - early <= MOST_GROWTH.get(name, 0), (rank, name, early, late)
