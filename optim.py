@@ -1,6 +1,7 @@
 """Optimizer, parameter groups and learning rate, by timm's factories."""
 
 import argparse
+import importlib.util
 import math
 
 import torch
@@ -17,8 +18,7 @@ def scaled_lr(args, world_size):
 
 def build_optimizer(args, model, lr):
     """The optimizer `--opt` over `model`; weight decay spares biases and 1-d parameters."""
-    if "_" in args.opt and args.opt.lower().split("_")[0] != "lookahead":
-        raise UserError("--opt %s is unknown: only lookahead_ may stand before a name" % args.opt)
+    _check_name(args.opt)
     args = _with_lr(args, lr)
     try:
         optimizer = create_optimizer(args, model)
@@ -31,6 +31,15 @@ def build_optimizer(args, model, lr):
         why = str(error) or type(error).__name__
         raise UserError("--opt %s with its options is not possible: %s" % (args.opt, why)) from None
     return optimizer
+
+
+def _check_name(name):
+    """UserError for what timm takes without a word, and should not."""
+    prefix, _, rest = name.lower().rpartition("_")
+    if prefix not in ("", "lookahead") or name.startswith("_"):
+        raise UserError("--opt %s is unknown: only lookahead_ may stand before a name" % name)
+    if rest.startswith("kron") and importlib.util.find_spec("opt_einsum") is None:
+        raise UserError("--opt %s needs the package opt_einsum: a step would fill the memory without it" % name)
 
 
 def _rehearse(args, device):
