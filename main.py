@@ -55,7 +55,6 @@ def run(argv):
             train(options, current, loaders, start)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
-        end_loaders()
         output.release()
 
 
@@ -142,6 +141,13 @@ def evaluate(current, batches):
 
 def main(argv=None):
     """Run and return the exit status: 0; 2 for bad input; 1 for a run that failed; 128 + N when signal N stopped it."""
+    status = attempt(argv)
+    end_loaders()  # now that the loaders have been given up, which asks their processes to end
+    return status
+
+
+def attempt(argv):
+    """Run, say what went wrong, and return the exit status."""
     speaks = not re.fullmatch("0*[1-9][0-9]*", os.environ.get("LOCAL_RANK", "0"))  # the first process of a machine
     try:
         run(sys.argv[1:] if argv is None else argv)
