@@ -125,7 +125,7 @@ class Ranks:
         self.device = device
         self.cores = _cores_of_a_process(os.environ, launch)
         self.is_main = self.rank == 0
-        self.place, self.watchdog, self.timeout_s = (-1, 0, 0), None, timeout_s
+        self.watchdog, self.timeout_s = None, timeout_s
         if self.world_size > 1:
             self._connect(dist_url, timeout_s)
 
@@ -163,21 +163,19 @@ class Ranks:
 
     def mark(self, epoch, step):
         """This rank begins `step`."""
-        self._move((epoch, step, 0))
+        if self.watchdog is not None:
+            self.watchdog.move((epoch, step, 0))
 
     def mark_waiting(self):
         """This rank enters a collective, or comes to the point where it does."""
-        epoch, step, entered = self.place
-        self._move((epoch, step, entered + 1))
+        if self.watchdog is not None:
+            epoch, step, entered = self.watchdog.place
+            self.watchdog.move((epoch, step, entered + 1))
 
     def tick(self):
         """This rank makes progress within its place."""
-        self._move(self.place)
-
-    def _move(self, place):
-        self.place = place
         if self.watchdog is not None:
-            self.watchdog.move(place)
+            self.watchdog.move(self.watchdog.place)
 
     def sum_(self, tensor):
         """Add up `tensor` over the ranks in place; int64 or float32, since HCCL reduces no float64."""

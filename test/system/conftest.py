@@ -134,12 +134,13 @@ class WarmRun:
     """A run by fork from a warm process, with what the tests use of subprocess.Popen."""
 
     def __init__(self, words, nproc, environ):
-        self.folder = tempfile.mkdtemp(prefix="run-")
+        server = warm_server(environ.get("PYTHONPATH", ""))
+        self.folder = tempfile.mkdtemp(prefix="run-", dir=os.path.dirname(server))  # removed with the server's
         self.returncode = None
         order = {"words": list(words), "nproc": nproc, "environ": environ, "cwd": os.getcwd(), "umask": _umask()}
         order.update({name: os.path.join(self.folder, name) for name in ("stdout", "stderr")})
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(warm_server(environ.get("PYTHONPATH", "")))
+        self.socket.connect(server)
         self.socket.sendall(json.dumps(order).encode() + b"\n")
         self.answers = self.socket.makefile()
         self.pid = int(self.answers.readline())

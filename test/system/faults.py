@@ -42,51 +42,50 @@ def at(run, epoch, step, place):
     return all(want in ("*", str(value)) for want, value in zip(place, here))
 
 
-def not_finite(name, *place):
-    """The loss of a step is NaN or infinite, its gradients and statistics too."""
+def before_steps(act):
+    """Call `act(run, parts, epoch, step)` before each step; what it returns, unless None, is used for `parts`."""
     take = engine.take_gradients
 
-    def poisoned(run, parts, epoch, step):
-        if at(run, epoch, step, place):
-            parts = [(images * float(name), targets) for images, targets in parts]
-        return take(run, parts, epoch, step)
+    def disturbed(run, parts, epoch, step):
+        changed = act(run, parts, epoch, step)
+        return take(run, parts if changed is None else changed, epoch, step)
 
-    engine.take_gradients = poisoned
+    engine.take_gradients = disturbed
+
+
+def not_finite(name, *place):
+    """The loss of a step is NaN or infinite, its gradients and statistics too."""
+
+    def poison(run, parts, epoch, step):
+        if at(run, epoch, step, place):
+            return [(images * float(name), targets) for images, targets in parts]
+
+    before_steps(poison)
 
 
 def hang(name, *place):
     """A rank stands still before a step."""
-    take = engine.take_gradients
 
-    def hanging(run, parts, epoch, step):
+    def stand_still(run, parts, epoch, step):
         if at(run, epoch, step, place):
             time.sleep(3600)
-        return take(run, parts, epoch, step)
 
-    engine.take_gradients = hanging
+    before_steps(stand_still)
 
 
 def die(name, *place):
     """A rank is killed before a step, the first time that torchrun starts it."""
-    take = engine.take_gradients
 
-    def dying(run, parts, epoch, step):
+    def end(run, parts, epoch, step):
         if at(run, epoch, step, place) and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             os.kill(os.getpid(), signal.SIGKILL)
-        return take(run, parts, epoch, step)
 
-    engine.take_gradients = dying
+    before_steps(end)
 
 
 def slow(name, seconds):
     """Every step takes some time, so that a test can act within an epoch."""
-    take = engine.take_gradients
-
-    def slowed(*arguments):
-        time.sleep(float(seconds))
-        return take(*arguments)
-
-    engine.take_gradients = slowed
+    before_steps(lambda *_: time.sleep(float(seconds)))
 
 
 def slow_evaluation(name, seconds):
