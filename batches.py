@@ -5,9 +5,9 @@ import logging
 import signal
 import threading
 
-import torch
 from torch.utils.data import DataLoader
 
+import pixels
 from runtime.compat import KEEP_WORKERS
 from runtime.errors import RunError, UserError
 from runtime.stops import leave_to_parent
@@ -16,12 +16,12 @@ MOST_LOSSES = 3  # loader processes lost in a row, without a batch in between, b
 
 
 def collate(samples):
-    """(images (B, 3, H, W), targets (B,), names of unreadable files); B counts the samples with a picture."""
+    """(PixelBatch of the samples with a picture, or None where there are none; names of unreadable files)."""
     bad_files = [name for sample in samples for name in sample.bad_files]
-    good = [sample for sample in samples if sample.image is not None]
+    good = [sample for sample in samples if sample.pixels is not None]
     if not good:
-        return None, None, bad_files
-    return torch.stack([sample.image for sample in good]), torch.tensor([sample.target for sample in good]), bad_files
+        return None, bad_files
+    return pixels.join([sample.pixels for sample in good], [sample.target for sample in good]), bad_files
 
 
 class Batches:
@@ -75,11 +75,11 @@ class Batches:
         while True:
             self.batch_sampler.first_batch = batch
             try:
-                for images, targets, bad_files in _start(self._loader):
+                for joined, bad_files in _start(self._loader):
                     batch, losses = batch + 1, 0
-                    self._note(bad_files, 0 if images is None else len(images))
-                    if images is not None:
-                        yield self._on_device(images), self._on_device(targets)
+                    self._note(bad_files, 0 if joined is None else len(joined.targets))
+                    if joined is not None:
+                        yield pixels.to_images(joined, self.device)
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 if not _means_a_lost_process(error):
@@ -98,9 +98,6 @@ class Batches:
                 one_rank=True,
             )
         self.skipped += len(bad_files)
-
-    def _on_device(self, tensor):
-        return tensor.to(self.device.torch_device, non_blocking=True)
 
     def _replace_loader(self, error, losses):
         """Start new loader processes after some were lost."""

@@ -12,17 +12,17 @@ from torchvision import transforms
 
 from batches import Batches
 from pictures import BoundedResize, list_classes, list_images, read_picture, why
+from pixels import IMAGENET_MEAN, IMAGENET_STD, ToPixels
 from runtime.compat import create_transform
 from runtime.errors import UserError, shown
 from runtime.seeding import position_seed, seed_host
 from samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MOST_REPLACED = 1000  # unreadable images in a row before the data set is taken for lost
 SMALL_SIZE = 32  # up to this size a picture of just the size is not resized, and cropped after padding in training
 
 Loaders = namedtuple("Loaders", "train val classes")
-Sample = namedtuple("Sample", "image target bad_files")  # image and target are None where nothing could be read
+Sample = namedtuple("Sample", "pixels target bad_files")  # the first two are None where nothing could be read
 
 
 def build_transform(is_train, args):
@@ -76,12 +76,14 @@ class ImageFolder(Dataset):
     """Images of `folder` by Position, or by index where nothing is random, the classes numbered as in `classes`.
 
     An unreadable image comes back as a Sample without a picture that names the file; with `replace_bad` the next
-    readable image takes its place, if it is among the next MOST_REPLACED.
+    readable image takes its place, if it is among the next MOST_REPLACED. A picture that is asked for several times in
+    a row, as repeated augmentation does, is decoded once.
     """
 
     def __init__(self, folder, classes, transform, replace_bad=False):
         self.images = list_images(folder, classes)
         self.transform, self.replace_bad = transform, replace_bad
+        self._last = (None, None)  # the path and the picture decoded last, which no transform changes
 
     def __len__(self):
         return len(self.images)
@@ -92,13 +94,19 @@ class ImageFolder(Dataset):
         for offset in range(min(len(self.images), 1 + MOST_REPLACED) if self.replace_bad else 1):
             path, target = self.images[(index + offset) % len(self.images)]
             try:
-                picture = read_picture(path)
+                picture = self._read(path)
                 if key is not None:
                     seed_host(position_seed("sample", *key))
                 return Sample(self.transform(picture), target, bad_files)
             except Exception as error:  # decoders, and transforms of odd pictures, raise nearly anything
                 bad_files = bad_files or ["%s (%s)" % (shown(path), why(error))]
         return Sample(None, None, bad_files)
+
+    def _read(self, path):
+        if self._last[0] != path:
+            self._last = (None, None)  # two pictures at once would take twice the memory
+            self._last = (path, read_picture(path))
+        return self._last[1]
 
 
 def build_loaders(args, ranks, classes=None):
@@ -114,13 +122,14 @@ def build_loaders(args, ranks, classes=None):
     strangers = sorted(set(list_classes(val_folder)) - set(known))
     if strangers:
         raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
-    val = ImageFolder(val_folder, known, build_transform(False, args))
+    val = ImageFolder(val_folder, known, ToPixels(build_transform(False, args)))
     if not len(val):
         raise UserError("%s holds no images" % shown(val_folder))
     _check_no_class_is_empty(val_folder, val.images, known)
     train = None
     if not evaluates_only:
-        dataset = ImageFolder(train_folder, known, build_transform(True, args), replace_bad=args.skip_bad_images)
+        transform = ToPixels(build_transform(True, args))
+        dataset = ImageFolder(train_folder, known, transform, replace_bad=args.skip_bad_images)
         _check_no_class_is_empty(train_folder, dataset.images, known)
         train = _train_batches(args, ranks, dataset)
     return Loaders(train, _val_batches(args, ranks, val), known)

@@ -1,9 +1,11 @@
 """Which images a rank sees, and in which order: a function of (seed, epoch, rank) alone."""
 
 import copy
+import functools
 import math
 from collections import namedtuple
 
+import numpy
 import torch
 from torch.utils.data import Sampler
 
@@ -49,18 +51,20 @@ class RASampler(Sampler):
         return self.num_selected_samples
 
     def __iter__(self):
-        order = _permutation(self.length, self.seed, self.epoch) if self.shuffle else list(range(self.length))
-        repeated = [index for index in order for _ in range(self.repeats)]
-        total = self.num_samples * self.num_replicas
-        while len(repeated) < total:
-            repeated += repeated[: total - len(repeated)]
-        return iter(repeated[self.rank : total : self.num_replicas][: self.num_selected_samples])
+        return iter(self.indices().tolist())
+
+    def indices(self):
+        """The rank's draws of the epoch, int64 (len(self),)."""
+        order = _permutation(self.length, self.seed, self.epoch) if self.shuffle else numpy.arange(self.length)
+        dealt = numpy.arange(self.num_selected_samples) * self.num_replicas + self.rank
+        return order[dealt % (self.length * self.repeats) // self.repeats]  # the list starts anew where it is too short
 
 
+@functools.lru_cache(maxsize=1)  # one for all the virtual ranks of a process
 def _permutation(length, seed, epoch):
     generator = torch.Generator()
     generator.manual_seed(seed * _SEED_STRIDE + epoch)
-    return torch.randperm(length, generator=generator).tolist()
+    return torch.randperm(length, generator=generator).numpy()
 
 
 class EvalShard(Sampler):
@@ -95,19 +99,20 @@ class PositionBatches(Sampler):
         return len(self.samplers[0]) // self.batch_size * len(self.samplers)
 
     def __iter__(self):
-        indices = [list(sampler) for sampler in self.samplers]
+        indices = [sampler.indices() for sampler in self.samplers]
         for batch in range(self.first_batch, len(self)):
             step, place = divmod(batch, len(self.samplers))
             yield self._positions(self.samplers[place], indices[place], step)
 
     def _positions(self, sampler, indices, step):
-        draws = range(step * self.batch_size, (step + 1) * self.batch_size)
-        return [Position(indices[draw], (sampler.seed, sampler.epoch, sampler.rank, draw)) for draw in draws]
+        first = step * self.batch_size
+        used = enumerate(indices[first : first + self.batch_size].tolist(), first)
+        return [Position(index, (sampler.seed, sampler.epoch, sampler.rank, draw)) for draw, index in used]
 
     def indices_of(self, step, rank):
         """The images that `rank` uses in `step` of the chosen epoch."""
-        indices = list(self.samplers[0].for_rank(rank))
-        return indices[step * self.batch_size : (step + 1) * self.batch_size]
+        indices = self.samplers[0].for_rank(rank).indices()
+        return indices[step * self.batch_size : (step + 1) * self.batch_size].tolist()
 
 
 class ShardBatches(Sampler):

@@ -29,7 +29,9 @@ import datasets
 import engine
 import pictures
 import utils
+from pixels import IMAGENET_MEAN, IMAGENET_STD, ToPixels, join, to_images
 from runtime import checkpoint
+from runtime.device import Device
 from runtime.errors import RunError, UserError, printable, shown
 from runtime.seeding import position_seed, seed_host
 from samplers import Position
@@ -54,7 +56,7 @@ def no_hang():
 
 def folder_of(path, is_train=False, size=32, **more):
     """An ImageFolder of just that file."""
-    transform = datasets.build_transform(is_train, options("--input-size=%d" % size))
+    transform = ToPixels(datasets.build_transform(is_train, options("--input-size=%d" % size)))
     made = datasets.ImageFolder(os.path.dirname(os.path.dirname(path)), [], transform, **more)
     made.images = [(path, 0)]
     return made
@@ -69,8 +71,13 @@ def reference(path, is_train, size):
     steps = [transforms.Resize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
     if picture.size == (size, size) == (32, 32):
         steps = []
-    steps += [transforms.ToTensor(), transforms.Normalize(datasets.IMAGENET_MEAN, datasets.IMAGENET_STD)]
+    steps += [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     return transforms.Compose(steps)(picture)
+
+
+def image_of(sample):
+    """The (3, H, W) that the device gets."""
+    return to_images(join([sample.pixels], [sample.target]), Device("cpu"))[0][0]
 
 
 def modes(name):
@@ -86,7 +93,7 @@ def test_an_odd_picture_is_read_as_the_reference_reads_it(tmp_path, name):
     for is_train, size in modes(name):
         sample = folder_of(path, is_train, size)[Position(0, KEY) if is_train else 0]
         assert sample.bad_files == []
-        assert torch.equal(sample.image, reference(path, is_train, size))
+        assert torch.equal(image_of(sample), reference(path, is_train, size))
 
 
 @pytest.mark.parametrize("name", sorted(BAD))
@@ -94,7 +101,7 @@ def test_a_file_without_a_picture_is_named(tmp_path, name):
     path = os.path.join(write(tmp_path / "a", {name: BAD[name]}), name)
     for is_train in (True, False):
         sample = folder_of(path, is_train)[Position(0, KEY) if is_train else 0]
-        assert sample.image is None and sample.target is None
+        assert sample.pixels is None and sample.target is None
         (named,) = sample.bad_files
         assert named.startswith(path + " (") and named.isprintable()
         assert len(named) > len(path) + 4, "no reason is given"
@@ -121,7 +128,7 @@ def test_the_limit_is_pillow_s(monkeypatch):
 def test_a_picture_between_pillow_s_limits_is_read(tmp_path, monkeypatch):
     path = os.path.join(write(tmp_path / "a", {"plain.png": encoded(pixels(60, 50), "PNG")}), "plain.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
-    assert folder_of(path)[0].image is not None
+    assert folder_of(path)[0].pixels is not None
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1400)
     assert "decompression bomb" in folder_of(path)[0].bad_files[0]
 
@@ -256,7 +263,7 @@ def test_a_folder_that_is_called_a_picture_is_walked_as_imagefolder_walks_it(tmp
     root = str(tmp_path / "t")
     listed = datasets.list_images(root, datasets.list_classes(root))
     assert listed == ImageFolder(root).samples and len(listed) == 6
-    assert all(folder_of(path)[0].image is not None for path, _ in listed)
+    assert all(folder_of(path)[0].pixels is not None for path, _ in listed)
 
 
 @contextlib.contextmanager
@@ -286,7 +293,7 @@ def test_permissions(open_folder):
     os.chmod(os.path.join(folder, "secret.jpg"), 0)
     write(os.path.join(folder, "inner"), {"good.jpg": GOOD["plain.jpg"]})
     with nobody():
-        assert folder_of(os.path.join(folder, "good.jpg"))[0].image is not None
+        assert folder_of(os.path.join(folder, "good.jpg"))[0].pixels is not None
         assert folder_of(os.path.join(folder, "secret.jpg"))[0].bad_files[0].endswith("secret.jpg (Permission denied)")
         assert len(datasets.list_images(open_folder, ["a"])) == 3
     os.chmod(os.path.join(folder, "inner"), 0)
@@ -379,7 +386,8 @@ def test_the_next_readable_picture_replaces_a_bad_one(tmp_path):
     good = dataset.images[len(BAD)][0]
     first, bad = dataset[Position(len(BAD), KEY)], dataset[Position(0, KEY)]
     assert good.endswith("z00.png") and first.bad_files == []
-    assert torch.equal(bad.image, first.image) and bad.bad_files[0].startswith(dataset.images[0][0] + " (")
+    assert torch.equal(bad.pixels.bytes, first.pixels.bytes)
+    assert bad.bad_files[0].startswith(dataset.images[0][0] + " (")
 
 
 def test_a_file_that_vanishes_during_the_run(tmp_path):
@@ -418,7 +426,7 @@ def test_nothing_readable_ends_a_speed_test(tmp_path):
 
 def test_collate_of_no_picture_at_all():
     nothing = datasets.Sample(None, None, ["x (y)"])
-    assert batches.collate([nothing, nothing]) == (None, None, ["x (y)", "x (y)"])
+    assert batches.collate([nothing, nothing]) == (None, ["x (y)", "x (y)"])
 
 
 NAMES = odd_names()
@@ -428,7 +436,7 @@ NAMES = odd_names()
 def test_odd_names_are_read_and_named(tmp_path, name):
     good = os.path.join(write(tmp_path / name, {name + ".png": GOOD["dot.png"]}), name + ".png")
     assert datasets.list_images(str(tmp_path), datasets.list_classes(str(tmp_path))) == [(good, 0)]
-    assert folder_of(good)[0].image is not None
+    assert folder_of(good)[0].pixels is not None
     write(tmp_path / name, {name + ".png": b""})
     message = str(UserError(folder_of(good)[0].bad_files[0]))
     assert message == "%s (no known image format)" % shown(good)

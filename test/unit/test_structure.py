@@ -21,6 +21,7 @@ LEVELS = {
     "runtime.ema": 3,
     "runtime.checkpoint": 3,
     "utils": 4,
+    "pixels": 3,
     "samplers": 4,
     "command_line": 4,
     "config_files": 4,
