@@ -102,6 +102,12 @@ def _add_data(parser):
         metavar="N",
         help="loader processes (default: 10, or the cores of a process)",
     )
+    group.add_argument(
+        "--loader",
+        default="exact",
+        choices=["exact", "fast"],
+        help="fast: simplejpeg, torch and OpenCV in the place of Pillow; nearly the same pixels (default: exact)",
+    )
     _switch(group, "pin-mem", True, "page-locked batches on an accelerator (default: on)")
     group.add_argument("--skip-bad-images", action="store_true", help="pass over unreadable images, counted")
 

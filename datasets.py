@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+import fast_pictures
 from batches import Batches
 from pictures import BoundedResize, list_classes, list_images, read_picture, why
 from pixels import IMAGENET_MEAN, IMAGENET_STD, ToPixels
@@ -80,9 +81,9 @@ class ImageFolder(Dataset):
     a row, as repeated augmentation does, is decoded once.
     """
 
-    def __init__(self, folder, classes, transform, replace_bad=False):
+    def __init__(self, folder, classes, transform, replace_bad=False, read=read_picture):
         self.images = list_images(folder, classes)
-        self.transform, self.replace_bad = transform, replace_bad
+        self.transform, self.replace_bad, self.read = transform, replace_bad, read
         self._last = (None, None)  # the path and the picture decoded last, which no transform changes
 
     def __len__(self):
@@ -105,7 +106,7 @@ class ImageFolder(Dataset):
     def _read(self, path):
         if self._last[0] != path:
             self._last = (None, None)  # two pictures at once would take twice the memory
-            self._last = (path, read_picture(path))
+            self._last = (path, self.read(path))
         return self._last[1]
 
 
@@ -122,17 +123,24 @@ def build_loaders(args, ranks, classes=None):
     strangers = sorted(set(list_classes(val_folder)) - set(known))
     if strangers:
         raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
-    val = ImageFolder(val_folder, known, ToPixels(build_transform(False, args)))
+    val = _image_folder(val_folder, known, args, False)
     if not len(val):
         raise UserError("%s holds no images" % shown(val_folder))
     _check_no_class_is_empty(val_folder, val.images, known)
     train = None
     if not evaluates_only:
-        transform = ToPixels(build_transform(True, args))
-        dataset = ImageFolder(train_folder, known, transform, replace_bad=args.skip_bad_images)
+        dataset = _image_folder(train_folder, known, args, True)
         _check_no_class_is_empty(train_folder, dataset.images, known)
         train = _train_batches(args, ranks, dataset)
     return Loaders(train, _val_batches(args, ranks, val), known)
+
+
+def _image_folder(folder, classes, args, is_train):
+    transform, read = build_transform(is_train, args), read_picture
+    if args.loader == "fast":
+        fast_pictures.check()
+        transform, read = fast_pictures.accelerate(transform), fast_pictures.read_pixels
+    return ImageFolder(folder, classes, ToPixels(transform), is_train and args.skip_bad_images, read)
 
 
 def _check_folders(root, folders):

@@ -86,14 +86,14 @@ def _unlistable(error):
 
 def read_picture(path):
     """The RGB picture in the file `path`: the first frame, not turned by its EXIF data, transparency dropped."""
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         picture = Image.open(file)
         if picture.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
             raise ValueError("PostScript is not read")
         return picture.convert("RGB")
 
 
-def _open_regular(path):
+def open_regular(path):
     """Open a file for reading, without ever waiting for one that is none: a pipe's other end may never come."""
     handle = os.open(path, os.O_RDONLY | _AT_ONCE)
     try:
@@ -111,11 +111,17 @@ class BoundedResize(transforms.Resize):
     """Resize, but not to more pixels than Pillow decodes: a picture of 10 x 30,000 would become one of gigabytes."""
 
     def __call__(self, picture):
-        shorter, longer = sorted(picture.size)
+        self.goal(*picture.size)
+        return super().__call__(picture)
+
+    def goal(self, width, height):
+        """(width, height) after the resize; ValueError where they are too much."""
+        shorter, longer = sorted((width, height))
         pixels = self.size * self.size * longer // max(shorter, 1)
         if Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS:
-            raise ValueError("%d x %d pixels would be resized to %d in all" % (picture.size + (pixels,)))
-        return super().__call__(picture)
+            raise ValueError("%d x %d pixels would be resized to %d in all" % (width, height, pixels))
+        length = int(self.size * longer / shorter)
+        return (self.size, length) if width < height else (length, self.size)
 
 
 def why(error):

@@ -10,6 +10,7 @@ import re
 import numpy
 import timm.data
 import timm.data.auto_augment
+import timm.data.transforms
 import timm.loss
 import timm.optim
 import timm.scheduler
@@ -28,7 +29,9 @@ __all__ = [
     "DropPath",
     "LabelSmoothingCrossEntropy",
     "Mixup",
+    "RandomResizedCropAndInterpolation",
     "SoftTargetCrossEntropy",
+    "augment_operations",
     "create_model",
     "create_optimizer",
     "create_scheduler",
@@ -36,8 +39,10 @@ __all__ = [
     "inference_mode",
     "register_model",
     "release_versions",
+    "resizes_bytes",
 ]
 
+RandomResizedCropAndInterpolation = timm.data.transforms.RandomResizedCropAndInterpolation
 LabelSmoothingCrossEntropy = timm.loss.LabelSmoothingCrossEntropy
 SoftTargetCrossEntropy = timm.loss.SoftTargetCrossEntropy
 create_model = timm.create_model
@@ -99,6 +104,27 @@ def _check_policy(policy):
         least, most = bounds[found.group(1)]
         if not least <= float(found.group(2)) <= most:
             raise ValueError("%s must be at least %s and at most %s, got %s" % (found.group(1), least, most, section))
+
+
+def augment_operations(transform):
+    """The single operations that timm's augmentation in `transform` draws from, to be changed in place."""
+    found = []
+    for step in transform.transforms:
+        for part in list(getattr(step, "ops", [])) + [
+            part for policy in getattr(step, "policy", []) for part in policy
+        ]:
+            found.append(part)
+    return found
+
+
+def resizes_bytes():
+    """Whether this torch resizes uint8 tensors, antialiased."""
+    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    try:
+        torch.nn.functional.interpolate(image, (2, 2), mode="bicubic", antialias=True)
+    except (TypeError, RuntimeError, NotImplementedError):
+        return False
+    return True
 
 
 def _allow_posterize_to_zero_bits():

@@ -237,7 +237,7 @@ def test_postscript_is_not_handed_to_ghostscript(tmp_path):
 
 def test_a_picture_is_read_without_haste(tmp_path):
     path = os.path.join(write(tmp_path, {"x.png": GOOD["dot.png"]}), "x.png")
-    with pictures._open_regular(path) as file:
+    with pictures.open_regular(path) as file:
         assert os.get_blocking(file.fileno()) and not os.get_inheritable(file.fileno())
 
 

@@ -53,10 +53,9 @@ def test_a_transform_of_other_steps_is_refused():
 
 def test_a_picture_is_decoded_once_for_its_repetitions(tmp_path, monkeypatch):
     opened = []
-    read = datasets.read_picture
-    monkeypatch.setattr(datasets, "read_picture", lambda path: opened.append(path) or read(path))
     root = make_folder(tmp_path)
     train = load(root, "--repeated-aug", "--aa=rand-m9-mstd0.5-inc1").train
+    monkeypatch.setattr(train.dataset, "read", lambda path: opened.append(path) or datasets.read_picture(path))
     together = list(train.epoch(0))
     indices = [index for step in range(len(train)) for index, _ in train.images_of(0, step, 0)]
     assert len(opened) == len(set(indices)) < len(indices)
