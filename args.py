@@ -183,6 +183,12 @@ def _add_precision(parser):
     group.add_argument("--amp", default="auto", choices=["auto", "apex", "native", "none"], help="(default: auto)")
     group.add_argument("--amp-dtype", choices=sorted(amp.DTYPES), help="of native (default: the device's)")
     group.add_argument("--opt-level", default="O1", choices=["O0", "O1", "O2"], help="of apex (default: O1)")
+    group.add_argument(
+        "--compile",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="compile the model's blocks by torch.compile; auto: on CUDA (default: auto)",
+    )
     group.add_argument("--deterministic", action="store_true", help="bit-equal results on an accelerator too")
     group.add_argument("--bind-cpu", action="store_true", help="give each process processor cores of its own")
     group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")

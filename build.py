@@ -7,7 +7,7 @@ import args as options_module
 import engine
 import losses
 import optim
-from runtime import checkpoint
+from runtime import checkpoint, compiling
 from runtime.amp import select_precision
 from runtime.compat import Mixup, create_model, release_versions
 from runtime.ema import Ema, NoEma
@@ -21,6 +21,9 @@ def build_run(options, ranks, logger, num_classes, start):
     bare module, and state is loaded into what the precision has prepared."""
     device = ranks.device
     model = build_model(options, num_classes, start).to(device.torch_device)
+    is_compiled = compiling.compiles(options.compile, device)
+    if is_compiled:
+        compiling.compile_blocks(model, options.compile)
     lr = optim.scaled_lr(options, ranks.virtual_size)
     optimizer = optim.build_optimizer(options, model, lr)
     learning_rate = optim.LearningRate(options, optimizer, lr)
@@ -46,6 +49,7 @@ def build_run(options, ranks, logger, num_classes, start):
         logger=logger,
         print_freq=options.print_freq,
         show_bar=ranks.is_main and sys.stderr.isatty(),
+        is_compiled=is_compiled,
         skips_not_finite=options.on_nonfinite == "skip",
         stop=StopSignals(logger.warning),
     )
@@ -136,6 +140,7 @@ def describe(options, current, loaders, start):
         ("device", "%s, %s" % (current.device, processes)),
         ("precision", current.precision.name),
         ("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, "{:,}".format(parameters))),
+        ("blocks", "compiled at their first use" if current.is_compiled else "not compiled"),
         ("token layout", current.bare_model.token_layout),
         ("images", "%s train, %d val" % (train_images, loaders.val.image_count)),
         ("classes", len(loaders.classes)),

@@ -36,6 +36,7 @@ class Run:
     logger: Any
     print_freq: int = 10
     show_bar: bool = False
+    is_compiled: bool = False
     skips_not_finite: bool = False
     skipped_in_a_row: int = 0
     stop: Any = field(default_factory=StopSignals)
@@ -68,12 +69,13 @@ class Run:
         self.precision.load(state)
 
     def _load_optimizer(self, state):
-        """Restore the optimizer's memory; its settings stay those of this run's options."""
-        names = ("weight_decay", "betas", "eps", "momentum")
-        settings = [{name: group[name] for name in names if name in group} for group in self.optimizer.param_groups]
+        """Restore the optimizer's memory; its settings stay those of this run's options and device."""
+        names = ("weight_decay", "betas", "eps", "momentum", "foreach", "fused")
+        own, saved = self.optimizer.param_groups, state["param_groups"]
+        if len(own) == len(saved):  # else torch says so
+            settings = [{name: group[name] for name in names if name in group} for group in own]
+            state = dict(state, param_groups=[dict(group, **mine) for group, mine in zip(saved, settings)])
         self.optimizer.load_state_dict(state)
-        for group, own in zip(self.optimizer.param_groups, settings):
-            group.update(own)
 
 
 def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
@@ -153,7 +155,7 @@ def evaluate(run, model, batches):
         if run.stop.number:
             break
         with run.precision.autocast():
-            logits = model(images)
+            logits = _logits(run, model, images, batches.batch_size)
         totals[:5] += _count(logits.float(), targets)
     totals[5] += batches.skipped
     run.ranks.mark_waiting()
@@ -172,6 +174,15 @@ def evaluate(run, model, batches):
         "images": images,
         "skipped": skipped,
     }
+
+
+def _logits(run, model, images, batch_size):
+    """The logits of a batch; one of another size is filled up where the model would be compiled anew for it."""
+    count = len(images)
+    if run.is_compiled and count < batch_size:
+        images = torch.cat([images, images[:1].expand(batch_size - count, -1, -1, -1)])
+        images = images.contiguous(memory_format=torch.channels_last)
+    return model(images)[:count]
 
 
 def _count(logits, targets):

@@ -20,6 +20,7 @@ import record
 import utils
 from runtime import checkpoint
 from runtime.binding import bind_cores
+from runtime.compiling import failed_to_compile
 from runtime.device import out_of_memory, select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError
@@ -182,6 +183,8 @@ def report_exception(error):
     """One line where memory or a file is what is wrong, else the traceback of the exception being handled."""
     if out_of_memory(error):
         report("failed: out of memory (%s): lower --batch-size, --input-size or --num-workers" % error)
+    elif failed_to_compile(error):
+        report("failed: torch.compile: %s: use --compile off" % str(error).strip().split("\n")[0])
     elif isinstance(error, OSError) and error.filename is not None:
         report("failed: %s" % error)
     else:

@@ -19,12 +19,13 @@ def scaled_lr(args, world_size):
 def build_optimizer(args, model, lr):
     """The optimizer `--opt` over `model`; weight decay spares biases and 1-d parameters."""
     _check_name(args.opt)
-    args = _with_lr(args, lr)
+    device = next(model.parameters()).device
+    args = _with(args, lr=lr, opt_args={"fused": True} if _can_fuse(args.opt, device) else None)
     try:
         optimizer = create_optimizer(args, model)
         if getattr(optimizer, "is_second_order", False):
             raise UserError("--opt %s needs second derivatives, which are not computed here" % args.opt)
-        _rehearse(args, next(model.parameters()).device)
+        _rehearse(args, device)
     except UserError:
         raise
     except Exception as error:  # an optimizer raises nearly anything on a setting that it did not foresee
@@ -40,6 +41,20 @@ def _check_name(name):
         raise UserError("--opt %s is unknown: only lookahead_ may stand before a name" % name)
     if rest.startswith("kron") and importlib.util.find_spec("opt_einsum") is None:
         raise UserError("--opt %s needs the package opt_einsum: a step would fill the memory without it" % name)
+
+
+def _can_fuse(name, device):
+    """Whether torch has one kernel for all parameters' step of `name` on the torch device."""
+    optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if name.lower() not in optimizers or device.type not in ("cpu", "cuda"):
+        return False
+    parameter = nn.Parameter(torch.ones(1, device=device))
+    parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizers[name.lower()]([parameter], fused=True).step()
+    except (TypeError, RuntimeError):  # torch < 2, and a CPU before torch 2.4
+        return False
+    return True
 
 
 def _rehearse(args, device):

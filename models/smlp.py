@@ -48,17 +48,35 @@ class SparseMLP(nn.Module):
 
     def _mix_permuted(self, x):
         """A 1x1 convolution over an axis is a product with its matrix: no permutation is needed."""
+        if x.is_contiguous(memory_format=torch.channels_last):
+            return self._mix_channels_last(x)
         row_weight = self.proj_h.weight.flatten(1)
         column_weight = self.proh_w.weight.flatten(1)
         row_mixed = functional.linear(x, row_weight, self.proj_h.bias)
         column_mixed = torch.matmul(column_weight, x) + self.proh_w.bias.unsqueeze(1)
         return row_mixed, column_mixed
 
+    def _mix_channels_last(self, x):
+        """The same without a copy where the channels of a token lie side by side: matrices from the left, biases added
+        by the product."""
+        batch, dim, height, width = x.shape
+        rows = x.permute(0, 2, 3, 1).reshape(batch * height, width, dim)
+        columns = rows.view(batch, height, width * dim)
+        row_mixed = _left_product(self.proj_h, rows).view(batch, height, width, dim)
+        column_mixed = _left_product(self.proh_w, columns).view(batch, height, width, dim)
+        return row_mixed.permute(0, 3, 1, 2), column_mixed.permute(0, 3, 1, 2)
+
     def _mix_reshaped(self, x):
         batch, dim, height, width = x.shape
         row_mixed = self.proj_h(x.reshape(batch, width, dim, height)).permute(0, 2, 3, 1)
         column_mixed = self.proh_w(x.reshape(batch, height, dim, width)).permute(0, 2, 1, 3)
         return row_mixed, column_mixed
+
+
+def _left_product(mixer, tokens):
+    """The 1x1 convolution `mixer` over the middle axis of `tokens` (N, S, features)."""
+    weight = mixer.weight.flatten(1).expand(len(tokens), -1, -1)
+    return torch.baddbmm(mixer.bias.view(1, -1, 1), weight, tokens)
 
 
 class FeedForward(nn.Module):
@@ -135,6 +153,7 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
         self._set_drop_path(drop_path_rate)
         self.batch_norm = nn.BatchNorm2d(self.num_features)
         self.mlp_head = nn.Sequential(self._make_classifier(num_classes))
+        self.apply_block = _apply_block
 
     def _add_block(self, side, dim, alpha, drop_rate, token_layout):
         self.token_mix.append(nn.Sequential(DepthwiseUnit(dim), SparseMLP(side, dim, token_layout)))
@@ -167,11 +186,18 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
         for embedding, depth in zip(self.to_patch_embedding, self.depths):
             x = embedding(x)
             for _ in range(depth):
-                drop_path = self.drop_path[block]
-                x = x + drop_path(self.token_mix[block](x))
-                x = x + drop_path(self.channel_mix[block](x))
+                scales = [self._branch_scale(block, x) for _ in range(2)]
+                x = self.apply_block(x, self.token_mix[block], self.channel_mix[block], *scales)
                 block += 1
         return self.batch_norm(x)
+
+    def _branch_scale(self, block, x):
+        """Drop path's factors (B, 1, 1, 1) for a branch, None where there are none: drawn out here, so that blocks
+        that differ by their rate alone are one function to compile."""
+        drop_path = self.drop_path[block]
+        if not self.training or isinstance(drop_path, nn.Identity):
+            return None
+        return drop_path(x.new_ones(len(x), 1, 1, 1))
 
     def forward_head(self, x, pre_logits=False):
         """Mean over the tokens, then the classifier unless `pre_logits`."""
@@ -180,6 +206,16 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
 
     def forward(self, x):
         return self.forward_head(self.forward_features(x))
+
+
+def _apply_block(x, token_mix, channel_mix, token_scale, channel_scale):
+    """One block, (B, C, H, W) -> (B, C, H, W); a model calls it as its `apply_block`, which may be a compiled one."""
+    x = x + _scaled(token_mix(x), token_scale)
+    return x + _scaled(channel_mix(x), channel_scale)
+
+
+def _scaled(branch, scale):
+    return branch if scale is None else branch * scale
 
 
 def _stage_sides(image_size, patch_size, stages):

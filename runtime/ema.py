@@ -19,15 +19,16 @@ class Ema:
             self.module.cpu()
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
+        self._pairs = None
 
     @torch.no_grad()
     def update(self, model):
-        """Follow one step of the bare (not distributed) `model`."""
-        averages, values = [], []
-        for average, value in zip(self.module.state_dict().values(), model.state_dict().values()):
-            if average.is_floating_point():
-                averages.append(average)
-                values.append(value.detach().to(average.device))
+        """Follow one step of the bare (not distributed) `model`, the same in every call."""
+        if self._pairs is None:  # tensors that are only ever changed in place; to list them takes milliseconds
+            self._pairs = _floats_of(self.module), _floats_of(model)
+        averages, values = self._pairs
+        if averages and averages[0].device != values[0].device:
+            values = [value.to(averages[0].device) for value in values]
         if hasattr(torch, "_foreach_mul_"):
             torch._foreach_mul_(averages, self.decay)
             torch._foreach_add_(averages, values, alpha=1 - self.decay)
@@ -46,6 +47,10 @@ class Ema:
 
     def load_state_dict(self, state):
         self.module.load_state_dict(state)
+
+
+def _floats_of(model):
+    return [value.detach() for value in model.state_dict().values() if value.is_floating_point()]
 
 
 class NoEma:

@@ -19,6 +19,7 @@ LEVELS = {
     "runtime.distributed": 2,
     "runtime.amp": 3,
     "runtime.ema": 3,
+    "runtime.compiling": 2,
     "runtime.checkpoint": 3,
     "utils": 4,
     "pixels": 3,
