@@ -14,8 +14,8 @@ MOST_VARIANTS = 64  # of a block: by its stage's shape, training or not, with dr
 def compiles(choice, device):
     """Whether `--compile choice` ("auto", "on" or "off") compiles on the runtime.device.Device.
 
-    auto: on CUDA, where Triton is there; not on a CPU, where it gains little and the compilation takes minutes. UserError
-    where what is asked for cannot be.
+    auto: on CUDA, where Triton is there; not on a CPU, where the compilation takes minutes. UserError where what is
+    asked for cannot be.
     """
     if choice == "off" or (choice == "auto" and device.kind != "cuda"):
         return False
@@ -39,10 +39,9 @@ def _what_is_missing(device):
 def compile_blocks(model, choice):
     """Have `model` compute its blocks by code compiled for each stage's shape, at their first use.
 
-    With "auto" what cannot be compiled is computed as it is written. A model in `forward` gives the same as before up
-    to rounding.
+    With "auto" what cannot be compiled is computed as it is written. The results are the same up to rounding.
     """
-    import torch._dynamo
+    import torch._dynamo  # takes seconds, and is not there in an old torch
 
     config = torch._dynamo.config
     for name in ("recompile_limit", "cache_size_limit"):  # the name from torch 2.7 on, and before

@@ -1,17 +1,43 @@
 """sMLPNet against the numbers of the published code."""
 
+import os
+
 import numpy
 import pytest
 import torch
 from recipe import batch, fill, golden, names_shapes_sha256, normal, weights_sha256
 
 import models  # noqa: F401 - registers the models with timm
+from runtime import compiling
 from runtime.compat import create_model
 
 EVAL = golden("models_eval")
 # The correct code shows about 2e-6 of the logits' standard deviation on today's torch; older ones sum in other orders.
 MAIN_STACK = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 0)
 LOGIT_TOLERANCE = 1e-5 if MAIN_STACK else 1e-4
+
+
+WAYS = ["contiguous", "channels_last"] + ["compiled"] * hasattr(torch, "compile")
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request):
+    """How the same function is computed: with which memory format, and by compiled blocks (minutes on a CPU)."""
+    if request.param == "compiled" and not os.environ.get("TEST_COMPILED"):
+        pytest.skip("compiles for minutes: run with TEST_COMPILED=1")
+    return request.param
+
+
+def made(way, name, **keywords):
+    """The model with the recipe's weights, computed in that way."""
+    model = fill(create_model(name, **keywords))
+    if way == "compiled":
+        compiling.compile_blocks(model, "on")
+    return model
+
+
+def laid(way, images):
+    return images if way == "contiguous" else images.contiguous(memory_format=torch.channels_last)
 
 
 def check_logits(logits, expected):
@@ -31,12 +57,12 @@ def check_logits(logits, expected):
     [("smlpnet_tiny", 224, EVAL["models"]["smlpnet_tiny"])]
     + [("smlpnet_tiny", want["input_size"], want) for want in EVAL["other_image_sizes"].values()],
 )
-def test_eval_logits(name, size, want):
-    model = fill(create_model(name, image_size=size))
+def test_eval_logits(way, name, size, want):
+    model = made(way, name, image_size=size)
     assert sum(parameter.numel() for parameter in model.parameters()) == want["params"]
     assert weights_sha256(model) == want["weights_sha256"]
     with torch.no_grad():
-        check_logits(model(normal("input", (2, 3, size, size))), want["logits"])
+        check_logits(model(laid(way, normal("input", (2, 3, size, size)))), want["logits"])
 
 
 @pytest.mark.parametrize("name", ["smlpnet_tiny", "smlpnet_small", "smlpnet_base"])
@@ -53,27 +79,29 @@ def test_state_dict_list():
     assert [[name, list(tensor.shape)] for name, tensor in state.items()] == golden("smlp_state_dict")["smlpnet_tiny"]
 
 
-def test_reshape_layout_is_the_ascend_port():
-    model = fill(create_model("smlpnet_tiny", token_layout="reshape"))
+def test_reshape_layout_is_the_ascend_port(way):
+    model = made(way, "smlpnet_tiny", token_layout="reshape")
+    images = laid(way, normal("input", (2, 3, 224, 224)))
     with torch.no_grad():
-        check_logits(model(normal("input", (2, 3, 224, 224))), golden("ascend_eval")["smlpnet_tiny"]["logits_ascend"])
+        check_logits(model(images), golden("ascend_eval")["smlpnet_tiny"]["logits_ascend"])
 
 
 @pytest.mark.parametrize("layout, key", [("permute", "microsoft"), ("reshape", "ascend")])
-def test_first_sparse_mlp_alone(layout, key):
+@pytest.mark.parametrize("way", ["contiguous", "channels_last"])
+def test_first_sparse_mlp_alone(way, layout, key):
     want = golden("ascend_eval")["smlpnet_tiny"]["first_sMLPBlock_alone"][key]
     block = fill(create_model("smlpnet_tiny", token_layout=layout)).token_mix[0][1]
     with torch.no_grad():
-        output = block(normal("block_input", (1, 80, 56, 56)))
+        output = block(laid(way, normal("block_input", (1, 80, 56, 56)))).contiguous()
     numpy.testing.assert_allclose(output.flatten()[:8].numpy(), want["first8"], rtol=0, atol=1e-5)
     assert output.double().norm().item() == pytest.approx(want["l2"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")
-def trained_once():
+def trained_once(way):
     """One training step of smlpnet_tiny at 64x64: (model, loss, logits), gradients in place."""
-    model = fill(create_model("smlpnet_tiny", image_size=64)).train()
-    logits = model(normal("input", (2, 3, 64, 64)))
+    model = made(way, "smlpnet_tiny", image_size=64).train()
+    logits = model(laid(way, normal("input", (2, 3, 64, 64))))
     loss = torch.nn.functional.cross_entropy(logits, torch.tensor([3, 7]))
     loss.backward()
     return model, loss.item(), logits.detach()

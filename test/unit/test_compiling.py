@@ -1,0 +1,109 @@
+"""Blocks compiled by torch.compile compute what is written, up to rounding."""
+
+import shutil
+import types
+
+import pytest
+import torch
+
+import engine
+from models.smlp import sMLPNet
+from runtime import compiling
+from runtime.compat import inference_mode
+from runtime.device import Device
+from runtime.errors import UserError
+
+CPU, CUDA, NPU = Device("cpu"), types.SimpleNamespace(kind="cuda"), types.SimpleNamespace(kind="npu")
+has_compile = hasattr(torch.nn.Module, "compile")
+with_compiler = pytest.mark.skipif(
+    not has_compile or not shutil.which("g++"), reason="needs torch.compile and a C++ compiler"
+)
+
+
+def one_stage(**keywords):
+    return sMLPNet(dim=8, depths=(3,), image_size=16, num_classes=4, drop_path_rate=0.3, **keywords)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """The same weights, as written and compiled."""
+    plain, compiled = one_stage(), one_stage()
+    compiled.load_state_dict(plain.state_dict())
+    compiling.compile_blocks(compiled, "on")
+    return plain, compiled
+
+
+def images(count=6):
+    return torch.randn(count, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+
+
+@with_compiler
+def test_training_is_the_same(pair):
+    batch, losses = images(), []
+    for model in pair:
+        torch.manual_seed(5)
+        model.train().zero_grad()
+        loss = model(batch).logsumexp(1).mean()
+        loss.backward()
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    for (name, one), other in zip(pair[0].named_parameters(), pair[1].parameters()):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
+    for (name, one), other in zip(pair[0].named_buffers(), pair[1].buffers()):
+        assert torch.allclose(one.double(), other.double(), rtol=1e-5, atol=1e-6), name
+
+
+@with_compiler
+def test_blocks_that_differ_by_their_drop_path_are_compiled_once(pair):
+    from torch._dynamo.utils import counters
+
+    model = pair[1].train()
+    model(images())
+    before = counters["stats"]["unique_graphs"]
+    for module in model.drop_path[1:]:
+        module.drop_prob = 0.123
+    model(images())
+    assert counters["stats"]["unique_graphs"] == before > 0
+
+
+@with_compiler
+@inference_mode()
+def test_a_smaller_batch_is_filled_up(pair):
+    """Compiling for each size of a last batch would cost minutes."""
+    from torch._dynamo.utils import counters
+
+    plain, compiled = pair[0].eval(), pair[1].eval()
+    compiled.load_state_dict(plain.state_dict())
+    run = types.SimpleNamespace(is_compiled=True)
+    engine._logits(run, compiled, images(6), 6)
+    before = counters["stats"]["unique_graphs"]
+    for count in (1, 5):
+        batch = images(count)
+        assert torch.allclose(engine._logits(run, compiled, batch, 6), plain(batch), atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == before
+
+
+def test_auto_compiles_on_cuda_alone(monkeypatch):
+    monkeypatch.setattr(compiling, "_what_is_missing", lambda device: None)
+    assert compiling.compiles("auto", CUDA) and compiling.compiles("on", CPU)
+    assert not any(compiling.compiles("auto", device) for device in (CPU, NPU))
+    assert not any(compiling.compiles("off", device) for device in (CPU, CUDA, NPU))
+
+
+@pytest.mark.skipif(not has_compile, reason="this torch has no torch.compile")
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    assert not compiling.compiles("auto", CUDA)
+    for device, package in ((CUDA, "triton"), (NPU, "triton-ascend")):
+        with pytest.raises(UserError, match="--compile on: the package %s is not installed" % package):
+            compiling.compiles("on", device)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="--compile on: there is no C\\+\\+ compiler no-such-compiler"):
+        compiling.compiles("on", CPU)
+
+
+@pytest.mark.skipif(has_compile, reason="this torch has torch.compile")
+def test_an_old_torch_is_named():
+    assert not compiling.compiles("auto", CUDA)
+    with pytest.raises(UserError, match="--compile on: torch .* has no torch.compile"):
+        compiling.compiles("on", CPU)
