@@ -181,7 +181,7 @@ def _logits(run, model, images, batch_size):
     count = len(images)
     if run.is_compiled and count < batch_size:
         images = torch.cat([images, images[:1].expand(batch_size - count, -1, -1, -1)])
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=run.device.memory_format)
     return model(images)[:count]
 
 

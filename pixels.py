@@ -80,7 +80,7 @@ def to_images(batch, device):
     The arithmetic is torchvision's ToTensor and Normalize, in their order: the same bits.
     """
     moved = batch.bytes.to(device.torch_device, non_blocking=True)
-    images = device.laid_out(moved.permute(0, 3, 1, 2)).float().div_(255)
+    images = moved.permute(0, 3, 1, 2).contiguous(memory_format=device.memory_format).float().div_(255)
     images.sub_(_per_channel(IMAGENET_MEAN, images.device)).div_(_per_channel(IMAGENET_STD, images.device))
     fills, start = batch.fills.to(device.torch_device, non_blocking=True), 0
     for number, top, left, height, width in batch.boxes.tolist():

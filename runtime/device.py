@@ -41,9 +41,10 @@ class Device:
         if self.is_accelerator:
             self._module.synchronize()
 
-    def laid_out(self, images):
-        """`images` (B, C, H, W) in a memory format that the device has: an NPU has no channels_last."""
-        return images.contiguous() if self.kind == "npu" else images
+    @property
+    def memory_format(self):
+        """The memory format of images (B, C, H, W) that is fast here: an NPU has no channels_last."""
+        return torch.contiguous_format if self.kind == "npu" else torch.channels_last
 
     def seed(self, value):
         """Set the device's own generator, from which dropout and drop path draw."""

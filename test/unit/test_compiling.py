@@ -74,7 +74,7 @@ def test_a_smaller_batch_is_filled_up(pair):
 
     plain, compiled = pair[0].eval(), pair[1].eval()
     compiled.load_state_dict(plain.state_dict())
-    run = types.SimpleNamespace(is_compiled=True)
+    run = types.SimpleNamespace(is_compiled=True, device=CPU)
     engine._logits(run, compiled, images(6), 6)
     before = counters["stats"]["unique_graphs"]
     for count in (1, 5):

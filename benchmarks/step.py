@@ -1,0 +1,113 @@
+"""Images a second of a training step and of a forward pass, on batches that are there already.
+
+The baseline is the plain formulation in float32, trained as the reference trains: the loss is read and the device waited
+for in every step, the average is updated tensor by tensor. A second table, of the same precision, has the plain
+formulation under the same autocast.
+"""
+
+import functools
+
+import torch
+from plain_smlp import build_plain
+from plain_training import PlainTraining
+
+from benchmarks import runs, timing
+from runtime.amp import select_precision
+from runtime.compat import inference_mode
+from runtime.compiling import compiles
+
+
+def add_arguments(parser):
+    runs.add_model_arguments(parser)
+    parser.add_argument("--mode", default="both", choices=["train", "eval", "both"])
+    parser.add_argument(
+        "--precision", nargs="+", choices=["float32", "float16", "bfloat16"], help="(default: all here)"
+    )
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile on a CPU too (minutes more)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each setting in a round (default: 3)")
+
+
+def run(args):
+    device = runs.settle(args)
+    rows = []
+    for mode in ("train", "eval") if args.mode == "both" else (args.mode,):
+        for precision in args.precision or _precisions(device):
+            rows += _measure(args, device, mode, precision)
+    return rows
+
+
+def _precisions(device):
+    """float32, and what autocast takes here."""
+    if device.kind == "cpu":
+        return ["float32", "bfloat16"] if device.supports_bfloat16() else ["float32"]
+    return ["float32", "float16"]
+
+
+def _measure(args, device, mode, precision):
+    """Rows of the settings of one precision; the ratios are to the plain formulation, in float32 and in this one."""
+    peers = {"plain": _plain(args, device, mode, precision)}
+    if precision != "float32":
+        peers["plain float32"] = _plain(args, device, mode, "float32")
+    peers["eager"] = _ours(args, device, mode, precision, "off")
+    if args.compile or device.kind == "cuda":
+        peers["compiled"] = _ours(args, device, mode, precision, "on")
+    rates = timing.alternate(peers, args.rounds, args.seconds)
+    rows = _rows(timing.summary(rates, "plain"), mode, precision, "images/s")
+    if precision != "float32":
+        rows += _rows(timing.summary(rates, "plain float32"), mode, precision, "images/s, to plain float32")
+    return rows
+
+
+def _rows(summary, mode, precision, measure):
+    return [
+        dict(values, setting="%s %s %s" % (mode, precision, name), measure=measure, unit="images/s")
+        for name, values in summary.items()
+    ]
+
+
+def _precision_words(precision):
+    return ["--amp=none"] if precision == "float32" else ["--amp=native", "--amp-dtype=" + precision]
+
+
+def _ours(args, device, mode, precision, choice):
+    """One unit of this project's work."""
+    compiles(choice, device)  # UserError where that is not possible
+    words = runs.words_of(args, "--compile=" + choice, *_precision_words(precision))
+    _, current = runs.make_run(words)
+    batch = runs.batch_for(device, args, device.memory_format)
+    if mode == "eval":
+        return _forward(current.bare_model, current.precision, device, batch[0])
+
+    current.model.train()
+
+    def train():
+        runs.train_step(current, batch)
+        device.synchronize()
+        return len(batch[0])
+
+    return train
+
+
+def _plain(args, device, mode, precision):
+    """One unit of the plain formulation's work."""
+    model = build_plain(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
+    images, targets = runs.batch_for(device, args, torch.contiguous_format)
+    is_full = precision == "float32"
+    chosen = select_precision("none" if is_full else "native", device, None if is_full else precision)
+    if mode == "eval":
+        return _forward(model, chosen, device, images)
+    return functools.partial(PlainTraining(model, device, chosen).step, images, targets)
+
+
+def _forward(model, precision, device, images):
+    model.eval()
+
+    @inference_mode()
+    def forward():
+        with precision.autocast():
+            model(images)
+        device.synchronize()
+        return len(images)
+
+    return forward
