@@ -243,6 +243,7 @@ class Ranks:
         data = torch.empty(size, dtype=torch.uint8, device=self.device.torch_device)
         distributed.broadcast(data, 0)
         received = data.cpu().numpy()
+        received.flags.writeable = False
         if status == _REFUSED:
             raise UserError(received.tobytes().decode("utf-8", "surrogatepass"))
         return received
