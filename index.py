@@ -16,7 +16,7 @@ from runtime.errors import printable, shown
 
 FORMAT = 1
 RACY_NS = 2 * 10**9  # a folder changed less than this before it is listed may change again within the same time stamp
-_LONGEST_HEADER = 2**26
+_LONGEST_HEADER = 2**28  # in a file, bytes: JSON takes many times as much memory
 _SLASH, _DOT = b"/."
 
 
@@ -107,7 +107,7 @@ class ImageIndex(collections.abc.Sequence):
 
 
 def _header_length(block):
-    for start in range(0, min(len(block), _LONGEST_HEADER), 2**16):
+    for start in range(0, len(block), 2**16):
         end = block[start : start + 2**16].tobytes().find(b"\n")
         if end >= 0:
             return start + end + 1
@@ -171,7 +171,10 @@ def _read(path, folder, classes):
     if not os.path.isfile(path):  # a pipe would be waited for
         return None
     try:
-        index = ImageIndex(numpy.memmap(path, numpy.uint8, mode="r"), folder)
+        block = numpy.memmap(path, numpy.uint8, mode="r")
+        if _header_length(block) > _LONGEST_HEADER:
+            raise ValueError("its header is too long")
+        index = ImageIndex(block, folder)
         index.check()
         if index.holds_still(classes):
             return index.block

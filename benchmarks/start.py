@@ -104,7 +104,7 @@ def _has_memory():
 
 
 def _own_kib():
-    """What this process shares with no other: a page that fork shared is its own once a reference count there changes."""
+    """What this process shares with no other: a page comes to it when a reference count there changes."""
     with open(_MEMORY) as file:
         return sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
 

@@ -100,7 +100,7 @@ def test_bad_image_is_told_once(tmp_path, images, nproc):
 
 
 def test_the_first_rank_alone_lists_the_images(tmp_path, images):
-    """It takes longer than --dist-timeout, while the others wait; the next run finds the lists in the renamed folder."""
+    """That may take longer than --dist-timeout; the next run finds the lists in the folder that it renames."""
     out = tmp_path / "out"
     words = ["--data-path=" + images, "--output-dir=" + str(out), "--epochs=1", "--existing-output=rename"] + OPTIONS
     time.sleep(2.1)  # an index of what has just changed is not kept
