@@ -25,7 +25,7 @@ class ImageIndex(collections.abc.Sequence):
 
     The block is a line of JSON (padded to 8 bytes) and three arrays: where each name begins in the last one (int64, and
     the end), the class numbers (int32), the names relative to the class folder (a null byte after each). Loader
-    processes share it: unlike a list of tuples, it is not written to by being read. ValueError for another block.
+    processes share it: unlike a list of tuples, it is not written to by being read. An exception for another block.
     """
 
     def __init__(self, block, folder):
@@ -36,8 +36,6 @@ class ImageIndex(collections.abc.Sequence):
             raise ValueError("its format is not %d" % FORMAT)
         self.classes = self.header["classes"]
         count, size = self.header["images"], self.header["bytes"]
-        if not (type(count) is type(size) is int and min(count, size) >= 0 and end % 8 == 0):
-            raise ValueError("its sizes are none")
         ends = (end, end + 8 * (count + 1), end + 12 * count + 8, end + 12 * count + 8 + size)
         if ends[-1] != len(block):
             raise ValueError("it has %d bytes instead of %d" % (len(block), ends[-1]))
@@ -95,15 +93,11 @@ class ImageIndex(collections.abc.Sequence):
         return any(piece in names for piece in (b"\0/", b"\0../", b"/../", b"/..\0", b"\0..\0"))
 
     def holds_still(self, classes):
-        """Whether it lists `folder` as that is now: no folder in it has changed since."""
+        """Whether it lists `folder` as that is now: no folder in it has changed since. OSError where one is gone."""
         if self.header["folder"] != os.path.abspath(self.folder) or self.header["classes"] != list(classes):
             return False
-        try:
-            return all(
-                stamp_of(os.path.join(self.folder, inner)) == tuple(stamp) for inner, stamp in self.header["stamps"]
-            )
-        except OSError:  # one is gone
-            return False
+        stamps = self.header["stamps"]
+        return all(stamp_of(os.path.join(self.folder, inner)) == tuple(stamp) for inner, stamp in stamps)
 
 
 def _header_length(block):
@@ -129,7 +123,7 @@ def list_images(folder, classes, tick=lambda: None):
             tick()
         for inner, files in sorted(listed):
             prefix = os.path.join(inner, "")
-            names += [os.fsencode("".join([prefix + file + "\0" for file in sorted(files)]))]
+            names.append(os.fsencode("".join([prefix + file + "\0" for file in sorted(files)])))
         counts.append(sum(len(files) for _, files in listed))
     is_racy = max(max(stamp) for _, stamp in stamps) > began - RACY_NS
     header = {"format": FORMAT, "folder": os.path.abspath(folder), "classes": list(classes)}
@@ -179,7 +173,7 @@ def _read(path, folder, classes):
         if index.holds_still(classes):
             return index.block
         why = "the folder has changed"
-    except Exception as error:  # a header may be any JSON
+    except Exception as error:  # a header may be any JSON, and a folder may be gone
         why = printable(str(error)) or type(error).__name__
     logging.getLogger().warning("%s is listed anew: of the index in %s, %s", shown(folder), shown(path), why)
     return None
