@@ -21,6 +21,7 @@ INCIDENTAL = frozenset(
         "dist_url",
         "eval_json",
         "existing_output",
+        "index_cache",
     ]
     + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_freq", "throughput", "virtual_ranks", "world_size"]
 )
@@ -94,6 +95,12 @@ def _add_model(parser):
 def _add_data(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--data-path", default="", metavar="DIR", help="folder with train/ and val/")
+    group.add_argument(
+        "--index-cache",
+        default="",
+        metavar="DIR",
+        help="where lists of the images are kept (default: --output-dir)",
+    )
     group.add_argument("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help="only IMNET")
     group.add_argument("--inat-category", default="name", help=argparse.SUPPRESS)
     group.add_argument(

@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 import fast_pictures
+import index
 from batches import Batches
-from pictures import BoundedResize, list_classes, list_images, read_picture, why
+from pictures import BoundedResize, holds, list_classes, read_picture, why
 from pixels import IMAGENET_MEAN, IMAGENET_STD, ToPixels
 from runtime.compat import create_transform
 from runtime.errors import UserError, shown
@@ -74,26 +75,25 @@ def _normalise():
 
 
 class ImageFolder(Dataset):
-    """Images of `folder` by Position, or by index where nothing is random, the classes numbered as in `classes`.
+    """The `images`, (path, class number), by Position, or by index where nothing is random.
 
     An unreadable image comes back as a Sample without a picture that names the file; with `replace_bad` the next
     readable image takes its place, if it is among the next MOST_REPLACED. A picture that is asked for several times in
     a row, as repeated augmentation does, is decoded once.
     """
 
-    def __init__(self, folder, classes, transform, replace_bad=False, read=read_picture):
-        self.images = list_images(folder, classes)
-        self.transform, self.replace_bad, self.read = transform, replace_bad, read
+    def __init__(self, images, transform, replace_bad=False, read=read_picture):
+        self.images, self.transform, self.replace_bad, self.read = images, transform, replace_bad, read
         self._last = (None, None)  # the path and the picture decoded last, which no transform changes
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, position):
-        index, key = position if isinstance(position, Position) else (position, None)
+        first, key = position if isinstance(position, Position) else (position, None)
         bad_files = []
         for offset in range(min(len(self.images), 1 + MOST_REPLACED) if self.replace_bad else 1):
-            path, target = self.images[(index + offset) % len(self.images)]
+            path, target = self.images[(first + offset) % len(self.images)]
             try:
                 picture = self._read(path)
                 if key is not None:
@@ -123,24 +123,26 @@ def build_loaders(args, ranks, classes=None):
     strangers = sorted(set(list_classes(val_folder)) - set(known))
     if strangers:
         raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
-    val = _image_folder(val_folder, known, args, False)
+    cache = _cache_of(args)
+    val = _image_folder(_find_images(val_folder, known, cache, ranks), args, False)
     if not len(val):
         raise UserError("%s holds no images" % shown(val_folder))
-    _check_no_class_is_empty(val_folder, val.images, known)
+    _check_no_class_is_empty(val.images)
     train = None
     if not evaluates_only:
-        dataset = _image_folder(train_folder, known, args, True)
-        _check_no_class_is_empty(train_folder, dataset.images, known)
+        images = _find_images(train_folder, known, cache, ranks)
+        _check_no_class_is_empty(images)
+        dataset = _image_folder(images, args, True)
         train = _train_batches(args, ranks, dataset)
     return Loaders(train, _val_batches(args, ranks, val), known)
 
 
-def _image_folder(folder, classes, args, is_train):
+def _image_folder(images, args, is_train):
     transform, read = build_transform(is_train, args), read_picture
     if args.loader == "fast":
         fast_pictures.check()
         transform, read = fast_pictures.accelerate(transform), fast_pictures.read_pixels
-    return ImageFolder(folder, classes, ToPixels(transform), is_train and args.skip_bad_images, read)
+    return ImageFolder(images, ToPixels(transform), is_train and args.skip_bad_images, read)
 
 
 def _check_folders(root, folders):
@@ -165,11 +167,34 @@ def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only)
     return found
 
 
-def _check_no_class_is_empty(folder, images, classes):
-    filled = {target for _, target in images}
-    for index, name in enumerate(classes):
-        if index not in filled and os.path.isdir(os.path.join(folder, name)):
-            raise UserError("%s holds no images: fill or remove this class" % shown(os.path.join(folder, name)))
+def _find_images(folder, classes, cache, ranks):
+    """The ImageIndex of `folder`, which the first rank alone lists, or reads from the folder `cache`."""
+    return index.ImageIndex(ranks.from_first(lambda tick: index.find(folder, classes, cache, tick)), folder)
+
+
+def _cache_of(args):
+    """The folder for indexes, "" for none: never among the images, where one would change what it tells of."""
+    cache = args.index_cache or args.output_dir
+    parts = [os.path.realpath(os.path.join(args.data_path, part)) for part in ("train", "val")]
+    if cache and any(holds(part, os.path.realpath(cache)) for part in parts):
+        if args.index_cache:
+            raise UserError("--index-cache %s lies among the images: name another folder" % shown(cache))
+        return ""
+    return cache
+
+
+def keep_indexes(args, loaders):
+    """Write the indexes of the images into `--index-cache` or, unless this only evaluates, `--output-dir`."""
+    cache = args.index_cache or ("" if args.eval or args.throughput else _cache_of(args))
+    for batches in filter(None, (loaders.train, loaders.val) if cache else ()):
+        index.keep(batches.dataset.images, cache)
+
+
+def _check_no_class_is_empty(images):
+    for number in images.empty_classes():
+        folder = os.path.join(images.folder, images.classes[number])
+        if os.path.isdir(folder):
+            raise UserError("%s holds no images: fill or remove this class" % shown(folder))
 
 
 def _train_batches(args, ranks, dataset):

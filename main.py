@@ -45,6 +45,8 @@ def run(argv):
         loaders = datasets.build_loaders(options, ranks, start.loaded and start.loaded.get("classes"))
         current = build.build_run(options, ranks, logger, len(loaders.classes), start)
         begin(options, current, start)
+        if ranks.is_main:
+            datasets.keep_indexes(options, loaders)
         build.describe(options, current, loaders, start)
         if options.throughput:
             engine.throughput(current, current.bare_model, loaders.val)

@@ -8,7 +8,6 @@ import warnings
 import PIL
 from PIL import Image
 from torchvision import transforms
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from runtime.errors import UserError, printable, shown
 
@@ -32,38 +31,65 @@ def list_classes(folder):
         raise _unlistable(error) from None
 
 
-def list_images(folder, classes):
-    """(path, class index) of every image below `folder`, in torchvision ImageFolder's order.
+def walk(top):
+    """(path relative to `top`, stamp, names of its files) of `top`, where that is a folder, and of each folder below.
 
-    UserError for a folder that cannot be listed, and for links that lead back to where they are.
+    Links are followed. UserError for a folder that cannot be listed, and for links that lead back to where they are.
     """
-    images = []
-    for index, name in enumerate(classes):
-        for parent, _, files in sorted(_walk(os.path.join(folder, name))):
-            paths = (os.path.join(parent, file) for file in sorted(files))
-            images += [(path, index) for path in paths if path.lower().endswith(IMG_EXTENSIONS)]
-    return images
-
-
-def _walk(top):
     if not os.path.isdir(top):
         return
     _check_link(top)
-    for parent, folders, files in os.walk(top, followlinks=True, onerror=_raise_unlistable):
+    waiting = [""]
+    while waiting:
+        inner = waiting.pop()
+        path = os.path.join(top, inner) if inner else top
+        stamp, folders, files = _list(path)
         for name in folders:
-            _check_link(os.path.join(parent, name))
-        yield parent, folders, files
+            waiting.append(os.path.join(inner, name))
+        yield inner, stamp, files
+
+
+def _list(path):
+    """(stamp from before, names of folders, names of all else) of the folder `path`."""
+    folders, files = [], []
+    try:
+        stamp = stamp_of(path)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if not _is_folder(entry):
+                    files.append(entry.name)
+                    continue
+                if entry.is_symlink():
+                    _check_link(entry.path)
+                folders.append(entry.name)
+    except OSError as error:
+        raise _unlistable(error) from None
+    return stamp, folders, files
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say
+        return False
+
+
+def stamp_of(folder):
+    """What changes with the names in `folder`: its times of change in ns, of which an unpacker sets back only one."""
+    status = os.stat(folder)
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _check_link(path):
     if not os.path.islink(path):
         return
     target = os.path.realpath(path)
-    if any(_holds(target, folder) for folder in _real_ancestors(os.path.dirname(path))):
+    if any(holds(target, folder) for folder in _real_ancestors(os.path.dirname(path))):
         raise UserError("%s is a link back to %s: remove it" % (shown(path), shown(target)))
 
 
-def _holds(folder, path):
+def holds(folder, path):
+    """Whether `path` is `folder` or in it, both without links."""
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
@@ -74,10 +100,6 @@ def _real_ancestors(path):
         path = os.path.dirname(path)
         found.add(os.path.realpath(path))
     return found
-
-
-def _raise_unlistable(error):
-    raise _unlistable(error)
 
 
 def _unlistable(error):

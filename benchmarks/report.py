@@ -2,51 +2,43 @@
 
 import datetime
 import os
-import platform
 import sys
 
-import PIL
-import timm
 import torch
-import torchvision
 
-from runtime.device import cpu_has_bfloat16
+from runtime.compat import all_versions
+from runtime.device import Device, cpu_has_bfloat16, select_device
 from runtime.errors import UserError
 from utils import write_json
 
 
 def hardware():
     """The machine and the versions that decide what a benchmark finds, by name."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    accelerator = select_device("auto")
     return {
-        "cpu": _cpu_name(),
-        "cores": cores,
+        "cpu": Device("cpu").name,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cpu_has_bfloat16": cpu_has_bfloat16(),
-        "gpus": names,
-        "versions": "Python %s, torch %s, torchvision %s, timm %s, Pillow %s"
-        % (platform.python_version(), torch.__version__, torchvision.__version__, timm.__version__, PIL.__version__),
+        "accelerator": accelerator.name if accelerator.is_accelerator else None,
+        "versions": all_versions(),
     }
-
-
-def _cpu_name():
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def show(rows):
     """Print the rows as a table under a description of the machine."""
     machine = hardware()
-    gpus = ", ".join(machine["gpus"]) or "no GPU"
     bfloat16 = "with" if machine["cpu_has_bfloat16"] else "without"
     print(
         "%s, %d cores, %d threads, %s bfloat16 instructions; %s\n%s"
-        % (machine["cpu"], machine["cores"], machine["threads"], bfloat16, gpus, machine["versions"])
+        % (
+            machine["cpu"],
+            machine["cores"],
+            machine["threads"],
+            bfloat16,
+            machine["accelerator"] or "no GPU or NPU",
+            machine["versions"],
+        )
     )
     wide = max([len(row["setting"]) for row in rows] + [7])
     print("%-*s  %12s  %-24s  %7s" % (wide, "setting", "value", "unit", "ratio"))
@@ -89,7 +81,7 @@ def _draw(path, name, rows, machine):
     axes.axvline(1, color="#999999", linewidth=1)
     axes.margins(x=0.15)
     axes.set_xlabel("ratio to the baseline")
-    axes.set_title("%s: %s, %s" % (name, ", ".join(machine["gpus"]) or machine["cpu"], machine["versions"]), fontsize=8)
+    axes.set_title("%s: %s, %s" % (name, machine["accelerator"] or machine["cpu"], machine["versions"]), fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

@@ -29,11 +29,16 @@ class Device:
     def _module(self):
         return getattr(torch, self.kind)
 
+    @property
+    def name(self):
+        """What the maker calls it."""
+        if not self.is_accelerator:
+            return _cpu_name()
+        return self._module.get_device_name(self.index) if hasattr(self._module, "get_device_name") else "unnamed"
+
     def __str__(self):
         if self.is_accelerator:
-            has_name = hasattr(self._module, "get_device_name")
-            name = self._module.get_device_name(self.index) if has_name else "unnamed"
-            return "%s (%s)" % (self.torch_device, name)
+            return "%s (%s)" % (self.torch_device, self.name)
         return "cpu (%s, %d threads)" % (platform.machine(), torch.get_num_threads())
 
     def synchronize(self):
@@ -146,6 +151,15 @@ def _what_npu_misses():
     if not torch.npu.is_available():
         return "torch_npu finds no NPU: are the Ascend driver and firmware installed? see npu-smi info"
     return None
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cpu_has_bfloat16():

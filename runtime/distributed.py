@@ -5,9 +5,11 @@ import datetime
 import os
 import shutil
 import subprocess
+import time
 import urllib.parse
 from collections import namedtuple
 
+import numpy
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +18,7 @@ from runtime.errors import RunError, UserError
 from runtime.rounds import agree_on_round
 from runtime.watchdog import Watchdog
 
+_MORE, _DONE, _REFUSED = range(3)  # what the first rank tells the others while it makes something
 LATER_SECONDS = 60  # the collectives' own limit comes after the watchdog's, which can name the rank
 
 Launch = namedtuple("Launch", "rank world_size local_rank local_world_size")
@@ -206,6 +209,55 @@ class Ranks:
     def barrier(self):
         """Wait for all ranks."""
         self.any(False)
+
+    def from_first(self, make):
+        """The uint8 array that `make(tick)` gives on the first rank, on every rank; its UserError is raised on all.
+
+        `make` calls `tick` as it gets on: then it may take longer than --dist-timeout, although the others wait.
+        """
+        if self.world_size == 1:
+            return make(lambda: None)
+        return self._give(make) if self.is_main else self._receive()
+
+    def _give(self, make):
+        told = time.monotonic()
+
+        def tick():
+            nonlocal told
+            if time.monotonic() - told > self.timeout_s / 10:
+                self._announce(_MORE)
+                told = time.monotonic()
+
+        try:
+            made = make(tick)
+        except UserError as error:
+            self._send(_REFUSED, numpy.frombuffer(str(error).encode("utf-8", "surrogatepass"), numpy.uint8))
+            raise
+        self._send(_DONE, made)
+        return made
+
+    def _receive(self):
+        status = _MORE
+        while status == _MORE:
+            status, size = self._announce()
+        data = torch.empty(size, dtype=torch.uint8, device=self.device.torch_device)
+        distributed.broadcast(data, 0)
+        received = data.cpu().numpy()
+        received.flags.writeable = False
+        if status == _REFUSED:
+            raise UserError(received.tobytes().decode("utf-8", "surrogatepass"))
+        return received
+
+    def _send(self, status, array):
+        self._announce(status, len(array))
+        distributed.broadcast(torch.from_numpy(numpy.array(array)).to(self.device.torch_device), 0)
+
+    def _announce(self, *words):
+        """[status, size] as the first rank gives them."""
+        self.mark_waiting()
+        told = torch.tensor((words + (0, 0))[:2], dtype=torch.int64, device=self.device.torch_device)
+        distributed.broadcast(told, 0)
+        return told.tolist()
 
     def broadcast_buffers(self, module):
         """Give every rank the first one's buffers (running statistics), one message for each dtype."""

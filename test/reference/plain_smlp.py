@@ -1,4 +1,4 @@
-"""The plain formulation of sMLPNet: the paper's formulas written out one after the other, as the published code has them.
+"""The plain formulation of sMLPNet: the paper's formulas written out one after the other, as the published code is.
 
 It is the oracle for models/smlp.py, and what the benchmarks compare with. Parameters are named as there.
 """

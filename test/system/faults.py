@@ -9,6 +9,7 @@ import time
 import torch
 
 import engine
+import index
 from runtime import checkpoint
 
 
@@ -99,6 +100,18 @@ def slow_evaluation(name, seconds):
     engine._count = slowed
 
 
+def slow_listing(name, seconds):
+    """The first rank takes some time for each folder of images; no other rank may list them."""
+    list_images = index.list_images
+
+    def listing(folder, classes, tick):
+        if os.environ.get("RANK", "0") != "0":
+            raise AssertionError("rank %s lists images" % os.environ["RANK"])
+        return list_images(folder, classes, lambda: (time.sleep(float(seconds)), tick()))
+
+    index.list_images = listing
+
+
 FAULTS = {
     "slow-save": slow_save,
     "nan": not_finite,
@@ -106,5 +119,6 @@ FAULTS = {
     "hang": hang,
     "die": die,
     "slow": slow,
+    "slow-listing": slow_listing,
     "slow-evaluation": slow_evaluation,
 }

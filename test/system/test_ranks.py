@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
-from conftest import HERE, OPTIONS, clean_environment, run_main, write_images
+from conftest import HERE, OPTIONS, ROOT, clean_environment, run_main, write_images
 
 from runtime import checkpoint
 
@@ -96,6 +97,64 @@ def test_bad_image_is_told_once(tmp_path, images, nproc):
     assert status == 2
     lines = [line for line in err.splitlines() if "find_unused_parameters" not in line]  # torch 1.8 cannot be silenced
     assert len(lines) == 1 and "03.png" in lines[0] and "--skip-bad-images" in lines[0]
+
+
+def test_the_first_rank_alone_lists_the_images(tmp_path, images):
+    """That may take longer than --dist-timeout; the next run finds the lists in the folder that it renames."""
+    out = tmp_path / "out"
+    words = ["--data-path=" + images, "--output-dir=" + str(out), "--epochs=1", "--existing-output=rename"] + OPTIONS
+    time.sleep(2.1)  # an index of what has just changed is not kept
+    status, text, err = run_main(words + ["--dist-timeout=4"], 2, {"FAULT": "slow-listing:3"})
+    assert status == 0, err
+    assert "those of the index" not in text and len(list(out.glob("index.*"))) == 2
+    status, text, err = run_main(words, 2, {"FAULT": "slow-listing:3600"})
+    assert status == 0, err
+    assert text.count("those of the index in " + str(out)) == 2 and len(list(out.glob("index.*"))) == 2
+    assert losses_of(str(out)) == losses_of(str(next(tmp_path.glob("out.*"))))
+
+
+FROM_FIRST = """
+import sys
+import numpy
+from runtime.device import Device
+from runtime.distributed import Launch, Ranks
+from runtime.errors import UserError
+
+rank = int(sys.argv[1])
+ranks = Ranks(Launch(rank, 2, rank, 2), Device("cpu"), "file://" + sys.argv[2], timeout_s=60)
+calls = []
+
+def make(tick):
+    calls.append(rank)
+    return numpy.arange(256, dtype=numpy.uint8)[: int(sys.argv[3])]
+
+def refuse(tick):
+    raise UserError("no folder \\udc80 here")
+
+made = ranks.from_first(make)
+try:
+    ranks.from_first(refuse)
+except UserError as error:
+    print(calls, len(made), made.dtype, int(made.sum()), ascii(str(error)))
+ranks.close()
+"""
+
+
+@pytest.mark.parametrize("size", [0, 256])
+def test_what_the_first_rank_makes_comes_to_all(tmp_path, size):
+    command = [sys.executable, "-c", FROM_FIRST]
+    words = [str(tmp_path / "rendezvous"), str(size)]
+    environ = clean_environment(OMP_NUM_THREADS="1", PYTHONPATH=ROOT)
+    ranks = [subprocess.Popen(command + [rank] + words, env=environ, stdout=subprocess.PIPE) for rank in "01"]
+    said = [rank.communicate(timeout=120)[0].decode().strip() for rank in ranks]
+    rest = "%d uint8 %d 'no folder \\udc80 here'" % (size, sum(range(size)))
+    assert said == ["[0] " + rest, "[] " + rest]
+
+
+def test_a_folder_that_cannot_be_listed_is_told_once(images):
+    os.symlink(images, os.path.join(images, "train", "cat", "back"))
+    status, _, err = run_main(["--data-path=" + images, "--epochs=1"] + OPTIONS, 2)
+    assert status == 2 and len(err.splitlines()) == 1 and "is a link back to" in err
 
 
 @pytest.mark.parametrize("nproc", [1, 2])

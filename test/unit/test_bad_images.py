@@ -29,6 +29,7 @@ import datasets
 import engine
 import pictures
 import utils
+from index import list_images
 from pixels import IMAGENET_MEAN, IMAGENET_STD, ToPixels, join, to_images
 from runtime import checkpoint
 from runtime.device import Device
@@ -57,9 +58,7 @@ def no_hang():
 def folder_of(path, is_train=False, size=32, **more):
     """An ImageFolder of just that file."""
     transform = ToPixels(datasets.build_transform(is_train, options("--input-size=%d" % size)))
-    made = datasets.ImageFolder(os.path.dirname(os.path.dirname(path)), [], transform, **more)
-    made.images = [(path, 0)]
-    return made
+    return datasets.ImageFolder([(path, 0)], transform, **more)
 
 
 def reference(path, is_train, size):
@@ -224,7 +223,7 @@ def test_what_is_no_file_is_named(tmp_path, make):
     folder = write(tmp_path / "a", {})
     path = os.path.join(folder, "x.jpg")
     make(path)
-    assert datasets.list_images(str(tmp_path), ["a"]) == [(path, 0)]
+    assert list_images(str(tmp_path), ["a"]) == [(path, 0)]
     for is_train in (True, False):
         sample = folder_of(path, is_train)[Position(0, KEY) if is_train else 0]
         assert sample.bad_files == ["%s (%s)" % (path, SPECIAL[make])]
@@ -261,7 +260,7 @@ def test_a_folder_that_is_called_a_picture_is_walked_as_imagefolder_walks_it(tmp
     os.symlink(str(tmp_path / "elsewhere"), str(tmp_path / "t" / "c"))
     os.symlink(str(tmp_path / "t" / "b.png" / "inner.jpg"), str(tmp_path / "t" / "a" / "link.jpg"))
     root = str(tmp_path / "t")
-    listed = datasets.list_images(root, datasets.list_classes(root))
+    listed = list_images(root, datasets.list_classes(root))
     assert listed == ImageFolder(root).samples and len(listed) == 6
     assert all(folder_of(path)[0].pixels is not None for path, _ in listed)
 
@@ -295,10 +294,10 @@ def test_permissions(open_folder):
     with nobody():
         assert folder_of(os.path.join(folder, "good.jpg"))[0].pixels is not None
         assert folder_of(os.path.join(folder, "secret.jpg"))[0].bad_files[0].endswith("secret.jpg (Permission denied)")
-        assert len(datasets.list_images(open_folder, ["a"])) == 3
+        assert len(list_images(open_folder, ["a"])) == 3
     os.chmod(os.path.join(folder, "inner"), 0)
     with nobody(), pytest.raises(UserError, match="a/inner cannot be listed: Permission denied"):
-        datasets.list_images(open_folder, ["a"])
+        list_images(open_folder, ["a"])
     os.chmod(folder, 0)
     with nobody(), pytest.raises(UserError, match="a cannot be listed: Permission denied"):
         datasets.list_classes(folder)
@@ -342,7 +341,7 @@ def test_a_link_that_leads_in_a_circle_is_named(tmp_path, monkeypatch, part, lin
     for top in (root + "/" + part + slash, part + slash):
         monkeypatch.chdir(root)
         with pytest.raises(UserError) as caught:
-            datasets.list_images(top, datasets.list_classes(top))
+            list_images(top, datasets.list_classes(top))
         ends = [os.path.join(os.path.dirname(top.rstrip("/")), link), os.path.join(root, target).rstrip("/")]
         assert str(caught.value) == "%s is a link back to %s: remove it" % tuple(ends)
 
@@ -435,7 +434,7 @@ NAMES = odd_names()
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_odd_names_are_read_and_named(tmp_path, name):
     good = os.path.join(write(tmp_path / name, {name + ".png": GOOD["dot.png"]}), name + ".png")
-    assert datasets.list_images(str(tmp_path), datasets.list_classes(str(tmp_path))) == [(good, 0)]
+    assert list_images(str(tmp_path), datasets.list_classes(str(tmp_path))) == [(good, 0)]
     assert folder_of(good)[0].pixels is not None
     write(tmp_path / name, {name + ".png": b""})
     message = str(UserError(folder_of(good)[0].bad_files[0]))

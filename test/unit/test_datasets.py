@@ -12,6 +12,7 @@ from recipe import golden
 
 import args as options_module
 import datasets
+from index import list_images
 from runtime.compat import create_transform
 from runtime.device import Device
 from runtime.errors import UserError
@@ -23,7 +24,8 @@ def first_of(processes):
     """The Ranks of the first of some processes, without any process."""
     device = Device("cpu")
     sizes = {"world_size": processes, "virtual_size": processes}
-    return types.SimpleNamespace(rank=0, virtual_ranks=range(1), cores=2, device=device, **sizes)
+    alone = {"virtual_ranks": range(1), "from_first": lambda make: make(lambda: None)}
+    return types.SimpleNamespace(rank=0, cores=2, device=device, **alone, **sizes)
 
 
 ONE_RANK = first_of(1)
@@ -139,7 +141,7 @@ def test_order_is_image_folder_s(tmp_path):
     with open(os.path.join(root, "train", "a", "notes.txt"), "w") as file:
         file.write("not an image")
     train = os.path.join(root, "train")
-    assert datasets.list_images(train, datasets.list_classes(train)) == ImageFolder(train).samples
+    assert list_images(train, datasets.list_classes(train)) == ImageFolder(train).samples
 
 
 def test_a_class_that_val_lacks_keeps_its_number(tmp_path):

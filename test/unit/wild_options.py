@@ -95,7 +95,7 @@ OPTIMIZERS += ["adamp", "sgdp", "adadelta", "adafactor", "rmsprop", "rmsproptf",
 OPTIMIZERS += [name for name in getattr(timm.optim, "list_optimizers", list)() if not name.startswith("kron")]
 
 SPECIAL = {"aa": POLICIES, "sched": SCHEDULES, "opt": OPTIMIZERS, "dist_url": URLS}
-WRITES = ("output_dir", "eval_json")  # what an example writes stays in its folder
+WRITES = ("output_dir", "index_cache", "eval_json")  # what an example writes stays in its folder
 
 
 def _inside(path):
