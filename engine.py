@@ -155,7 +155,7 @@ def evaluate(run, model, batches):
         if run.stop.number:
             break
         with run.precision.autocast():
-            logits = _logits(run, model, images, batches.batch_size)
+            logits = forward(run, model, images, batches.batch_size)
         totals[:5] += _count(logits.float(), targets)
     totals[5] += batches.skipped
     run.ranks.mark_waiting()
@@ -176,13 +176,19 @@ def evaluate(run, model, batches):
     }
 
 
-def _logits(run, model, images, batch_size):
-    """The logits of a batch; one of another size is filled up where the model would be compiled anew for it."""
+def forward(run, model, images, batch_size):
+    """The logits (B, classes) of `images`, in evaluation, where they do not depend on what else is in the batch.
+
+    A batch of another size than `batch_size` is filled up where the model would be compiled anew for it. On a CPU it
+    goes through the model in parts that stay within its caches.
+    """
     count = len(images)
-    if run.is_compiled and count < batch_size:
-        images = torch.cat([images, images[:1].expand(batch_size - count, -1, -1, -1)])
-        images = images.contiguous(memory_format=run.device.memory_format)
-    return model(images)[:count]
+    if run.is_compiled:
+        missing = images[:1].expand(max(batch_size - count, 0), -1, -1, -1)
+        images = torch.cat([images, missing]).contiguous(memory_format=run.device.memory_format)
+        return model(images)[:count]
+    most = run.device.images_in_cache(images.shape[2] * images.shape[3])
+    return torch.cat([model(part) for part in images.split(most or count)])
 
 
 def _count(logits, targets):

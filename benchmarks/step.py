@@ -11,6 +11,7 @@ import torch
 from plain_smlp import build_plain
 from plain_training import PlainTraining
 
+import engine
 from benchmarks import runs, timing
 from runtime.amp import select_precision
 from runtime.compat import inference_mode
@@ -77,7 +78,11 @@ def _ours(args, device, mode, precision, choice):
     _, current = runs.make_run(words)
     batch = runs.batch_for(device, args, device.memory_format)
     if mode == "eval":
-        return _forward(current.bare_model, current.precision, device, batch[0])
+
+        def forward(images):
+            return engine.forward(current, current.bare_model, images, args.batch_size)
+
+        return _evaluation(forward, current.bare_model, current.precision, device, batch[0])
 
     current.model.train()
 
@@ -96,18 +101,18 @@ def _plain(args, device, mode, precision):
     is_full = precision == "float32"
     chosen = select_precision("none" if is_full else "native", device, None if is_full else precision)
     if mode == "eval":
-        return _forward(model, chosen, device, images)
+        return _evaluation(model, model, chosen, device, images)
     return functools.partial(PlainTraining(model, device, chosen).step, images, targets)
 
 
-def _forward(model, precision, device, images):
+def _evaluation(forward, model, precision, device, images):
     model.eval()
 
     @inference_mode()
-    def forward():
+    def evaluate():
         with precision.autocast():
-            model(images)
+            forward(images)
         device.synchronize()
         return len(images)
 
-    return forward
+    return evaluate

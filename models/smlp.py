@@ -50,10 +50,9 @@ class SparseMLP(nn.Module):
         """A 1x1 convolution over an axis is a product with its matrix: no permutation is needed."""
         if x.is_contiguous(memory_format=torch.channels_last):
             return self._mix_channels_last(x)
-        row_weight = self.proj_h.weight.flatten(1)
-        column_weight = self.proh_w.weight.flatten(1)
-        row_mixed = functional.linear(x, row_weight, self.proj_h.bias)
-        column_mixed = torch.matmul(column_weight, x) + self.proh_w.bias.unsqueeze(1)
+        batch, dim, height, width = x.shape
+        row_mixed = functional.linear(x, self.proj_h.weight.flatten(1), self.proj_h.bias)
+        column_mixed = _left_product(self.proh_w, x.reshape(batch * dim, height, width)).view(x.shape)
         return row_mixed, column_mixed
 
     def _mix_channels_last(self, x):
