@@ -1,52 +1,78 @@
-"""Measure this project beside the plain formulation: `python benchmark.py step|data|e2e|start|scale|ledger`."""
+"""Measure this code beside its plain formulation: `python benchmark.py COMMAND [--output DIR]`, COMMAND as below.
+
+docs/BENCHMARKS.md says what each command measures and how to read its rows.
+"""
 
 import importlib
 import os
 import sys
 
-sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test", "reference"))
+import torch
 
-from benchmarks import report
 from command_line import Parser
-from runtime.errors import RunError, UserError
-from utils import one_line
+from runtime.errors import RunError, UserError, printable
 
-BENCHMARKS = {
-    "step": "images a second of a training step and of a forward pass, on batches that are there already",
-    "data": "images a second of the loaders, on one core and with loader processes",
-    "e2e": "the real epoch loop on real JPEGs: waiting for data, and what is lost between steps",
-    "start": "the index of a large tree of images, scanned and from its cache",
-    "scale": "weak scaling: 1 and 2 processes with a core each",
-    "ledger": "MB moved an image by operator, counted without a device, beside the floor",
+COMMANDS = {
+    "step": "training and evaluation steps a second",
+    "data": "images a second that the loaders deliver",
+    "e2e": "images a second of whole epochs, from files to weights",
+    "start": "seconds until a run takes its first step",
+    "ledger": "memory that a step moves, by operator, counted without a device",
+    "scale": "images a second of several processes beside one",
 }
 
 
-def main(words):
-    """Run a benchmark and return the exit status."""
-    name = words[0] if words else ""
-    if name not in BENCHMARKS:
-        lines = ["  %-7s %s" % item for item in BENCHMARKS.items()]
-        text = "usage: benchmark.py %s [--help] [--output DIR] ...\n%s\n" % ("|".join(BENCHMARKS), "\n".join(lines))
-        (sys.stdout if name in ("-h", "--help") else sys.stderr).write(text)
-        return 0 if name in ("-h", "--help") else 2
+def run(argv):
+    """Do what the command line `argv` asks for: measure, print the table, and write it where --output says."""
+    if not argv:
+        raise UserError("no command is given; choose from %s, or see --help" % ", ".join(COMMANDS))
+    if argv[0] in ("-h", "--help"):
+        print("usage: benchmark.py COMMAND [--output DIR] [OPTION...]; COMMAND --help shows its options\n")
+        print("\n".join("  %-8s%s" % row for row in COMMANDS.items()))
+        return
+    name = argv[0]
+    if name not in COMMANDS:
+        raise UserError("%s is no command; choose from %s" % (name, ", ".join(COMMANDS)))
+    if not hasattr(torch, "compile"):
+        raise UserError("%s: the benchmarks need torch 2.1 or newer" % name)
     try:
         module = importlib.import_module("benchmarks." + name)
-        parser = Parser("benchmark.py " + name, description=BENCHMARKS[name], allow_abbrev=False)
-        module.add_arguments(parser)
-        parser.add_argument("--output", metavar="DIR", help="write %s.json and %s.png there" % (name, name))
-        args = parser.parse_args(words[1:])
-        rows = module.run(args)
-        report.show(rows)
-        if args.output:
-            report.save(args.output, name, rows, "python benchmark.py " + " ".join(words))
-    except UserError as error:
-        sys.stderr.write("benchmark.py: error: %s\n" % one_line(str(error)))
-        return 2
-    except RunError as error:
-        sys.stderr.write("benchmark.py: failed: %s\n" % one_line(str(error)))
-        return 1
+        from benchmarks import report
+    except ImportError as error:
+        raise UserError("%s: something that it needs is not installed: %s" % (name, error)) from None
+    parser = Parser("benchmark.py " + name, description="Measure %s." % COMMANDS[name], allow_abbrev=False)
+    parser.add_argument("--output", metavar="DIR", help="write NAME.json and NAME.png there (default: print only)")
+    module.add_arguments(parser)
+    options = parser.parse_args(argv[1:])
+    if options.output is not None:
+        prepare(options.output)
+    rows = module.run(options)
+    report.publish(name, ["benchmark.py"] + argv, rows, options.output)
+
+
+def prepare(folder):
+    """Make the folder of --output; UserError where nothing can be written there, before hours have been measured."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError("--output %s: %s" % (folder, error.strerror)) from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError("--output %s: no permission to write there" % folder)
+
+
+def main(argv=None):
+    """Run and return the exit status: 0; 2 for bad input; 1 for a measurement that failed; 130 after Ctrl-C."""
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except (UserError, RunError) as error:
+        is_bad_input = isinstance(error, UserError)
+        sys.stderr.write("benchmark.py: %s: %s\n" % ("error" if is_bad_input else "failed", printable(str(error))))
+        return 2 if is_bad_input else 1
+    except KeyboardInterrupt:
+        sys.stderr.write("benchmark.py: interrupted; nothing is written\n")
+        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -124,7 +124,7 @@ def build_loaders(args, ranks, classes=None):
     if strangers:
         raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
     cache = _cache_of(args)
-    val = _image_folder(_find_images(val_folder, known, cache, ranks), args, False)
+    val = image_folder(_find_images(val_folder, known, cache, ranks), args, False)
     if not len(val):
         raise UserError("%s holds no images" % shown(val_folder))
     _check_no_class_is_empty(val.images)
@@ -132,12 +132,13 @@ def build_loaders(args, ranks, classes=None):
     if not evaluates_only:
         images = _find_images(train_folder, known, cache, ranks)
         _check_no_class_is_empty(images)
-        dataset = _image_folder(images, args, True)
+        dataset = image_folder(images, args, True)
         train = _train_batches(args, ranks, dataset)
     return Loaders(train, _val_batches(args, ranks, val), known)
 
 
-def _image_folder(images, args, is_train):
+def image_folder(images, args, is_train):
+    """The ImageFolder of `images` as `--loader` reads and the transform's options change them."""
     transform, read = build_transform(is_train, args), read_picture
     if args.loader == "fast":
         fast_pictures.check()

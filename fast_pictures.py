@@ -90,7 +90,7 @@ class _RandomCrop:
         top, left, height, width = self.exact.get_params(views, self.exact.scale, self.exact.ratio)
         modes = self.exact.interpolation
         mode = random.choice(modes) if isinstance(modes, (tuple, list)) else modes
-        return Image.fromarray(_resized(views[:, top : top + height, left : left + width], self.exact.size, mode))
+        return Image.fromarray(_resized(views[..., top : top + height, left : left + width], self.exact.size, mode))
 
 
 class _CentreOfResized:
@@ -108,12 +108,12 @@ class _CentreOfResized:
 
 
 def _channels_first(pixels):
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(pixels).unsqueeze(0).permute(0, 3, 1, 2)
 
 
 def _resized(views, size, mode):
     name = getattr(mode, "value", _TORCH_NAMES.get(mode))
-    whole = views.unsqueeze(0).contiguous(memory_format=torch.channels_last)  # three times as fast as a part of another
+    whole = views.contiguous(memory_format=torch.channels_last)  # three times as fast as a part of another
     resized = functional.interpolate(whole, size, mode=name, antialias=True)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 

@@ -1,0 +1,9 @@
+"""Measurements of this code beside the plain formulation in test/reference; benchmark.py runs them."""
+
+import os
+import sys
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REFERENCE = os.path.join(_ROOT, "test", "reference")
+if REFERENCE not in sys.path:
+    sys.path.append(REFERENCE)  # so that `import plain_smlp` and `import plain_training` find the plain formulation

@@ -27,12 +27,12 @@ def add_model_arguments(parser):
 def words_of(args, *more):
     """The options of main.py for the benchmark's `args`, without mixup: a synthetic batch is used again and again."""
     words = ["--model=%s" % args.model, "--input-size=%d" % args.input_size, "--device=%s" % args.device]
-    return [*words, "--batch-size=%d" % args.batch_size, "--mixup=0", "--cutmix=0", *more]
+    return [*words, "--data-path=unused", "--batch-size=%d" % args.batch_size, "--mixup=0", "--cutmix=0", *more]
 
 
 def make_run(words):
     """(options, Run) as main.py makes them in this process."""
-    options = options_module.parse([*words, "--data-path=unused"])
+    options = options_module.parse(words)
     launch = read_launch(os.environ)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.prefer_speed()

@@ -5,11 +5,9 @@ device waited for in every step, the average is followed tensor by tensor. Other
 with plain float32, too.
 """
 
-import functools
-
 import torch
-from plain_smlp import build_plain
-from plain_training import PlainTraining
+from plain_smlp import plain_model
+from plain_training import PlainEma, plain_optimizer, plain_step
 
 import engine
 from benchmarks import runs, timing
@@ -56,15 +54,12 @@ def _measure(args, device, mode, precision):
     rates = timing.alternate(peers, args.rounds, args.seconds)
     rows = _rows(timing.summary(rates, "plain"), mode, precision, "images/s")
     if precision != "float32":
-        rows += _rows(timing.summary(rates, "plain float32"), mode, precision, "images/s, to plain float32")
+        rows += _rows(timing.summary(rates, "plain float32"), mode, precision, "to plain float32")
     return rows
 
 
 def _rows(summary, mode, precision, measure):
-    return [
-        dict(values, setting="%s %s %s" % (mode, precision, name), measure=measure, unit="images/s")
-        for name, values in summary.items()
-    ]
+    return [timing.row("%s %s %s" % (mode, precision, name), measure, values) for name, values in summary.items()]
 
 
 def _precision_words(precision):
@@ -96,13 +91,22 @@ def _ours(args, device, mode, precision, choice):
 
 def _plain(args, device, mode, precision):
     """One unit of the plain formulation's work."""
-    model = build_plain(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
+    model = plain_model(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
     images, targets = runs.batch_for(device, args, torch.contiguous_format)
     is_full = precision == "float32"
     chosen = select_precision("none" if is_full else "native", device, None if is_full else precision)
     if mode == "eval":
         return _evaluation(model, model, chosen, device, images)
-    return functools.partial(PlainTraining(model, device, chosen).step, images, targets)
+    soft_targets = torch.full((len(images), runs.CLASSES), 0.1 / runs.CLASSES, device=images.device)
+    soft_targets.scatter_(1, targets.unsqueeze(1), 0.9)
+    scaler = getattr(chosen, "scaler", None)
+    step = plain_step(model.train(), plain_optimizer(model), PlainEma(model), device, chosen.autocast, scaler)
+
+    def train():
+        step(images, soft_targets)
+        return len(images)
+
+    return train
 
 
 def _evaluation(forward, model, precision, device, images):

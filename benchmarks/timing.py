@@ -1,39 +1,50 @@
-"""Rates of several settings, measured in turn so that a shared machine's ups and downs hit all of them alike."""
+"""Compare the speed of peers on a machine that others use, too."""
 
-import statistics
 import time
 
+import numpy
 
-def alternate(peers, rounds, seconds, clock=time.perf_counter):
-    """{name: [images a second in each round]} of `peers`, {name: function that does some work and returns its images}.
 
-    Each is called once to warm up. In a round each works for about `seconds`, at least once; every other round goes
-    through them backwards. A function waits for its device itself.
+def alternate(peers, rounds, seconds):
+    """{name: [images a second of each round]} of `peers`, a dictionary from names to functions.
+
+    A function does one unit of work, waits until it is done, and returns the number of images. Each is first run for
+    `seconds` to warm up. Then in each round every peer runs for about `seconds`, once at least; every other round goes
+    through them backwards, so that a machine that becomes slower or faster does so for all alike.
     """
-    for work in peers.values():
-        work()
-    rates = {name: [] for name in peers}
-    for number in range(rounds):
-        for name in sorted(peers, key=list(peers).index, reverse=number % 2 == 1):
-            rates[name].append(_rate(peers[name], seconds, clock))
+    names = list(peers)
+    for name in names:
+        _rate(peers[name], seconds)
+    rates = {name: [] for name in names}
+    for index in range(rounds):
+        for name in reversed(names) if index % 2 else names:
+            rates[name].append(_rate(peers[name], seconds))
     return rates
 
 
-def _rate(work, seconds, clock):
-    images, started = 0, clock()
+def _rate(work, seconds):
+    images, started = 0, time.perf_counter()
     while True:
         images += work()
-        elapsed = clock() - started
+        elapsed = time.perf_counter() - started
         if elapsed >= seconds:
             return images / elapsed
 
 
 def summary(rates, baseline):
-    """{name: {"value", "ratio", "low", "high"}}: the median rate, and the median and quartiles of its ratios to the
-    `baseline` of the same round."""
+    """{name: {"rate", "ratio", "low", "high"}} of what `alternate` gave.
+
+    "rate" is the median of the rounds. "ratio" is the median of the rounds' ratios to the peer `baseline` in the same
+    round, and "low" and "high" are their quartiles: what slows a whole round down cancels out.
+    """
     found = {}
     for name, own in rates.items():
-        ratios = [rate / base for rate, base in zip(own, rates[baseline])]
-        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        found[name] = {"value": statistics.median(own), "ratio": statistics.median(ratios), "low": low, "high": high}
+        low, ratio, high = numpy.percentile(numpy.divide(own, rates[baseline]), [25, 50, 75]).tolist()
+        found[name] = {"rate": float(numpy.median(own)), "ratio": ratio, "low": low, "high": high}
     return found
+
+
+def row(setting, measure, found):
+    """One peer of `summary` as a row of the table."""
+    values = {name: found[name] for name in ("ratio", "low", "high")}
+    return dict(values, setting=setting, measure=measure, value=found["rate"], unit="images/s")

@@ -23,7 +23,9 @@ class DepthwiseUnit(nn.Module):
         self.conv_merge.Conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
 
     def forward(self, x):
-        return self.conv_merge.Conv(functional.gelu(self.conv_merge.BN(x)))
+        kernel = self.conv_merge.Conv.weight
+        kernel = kernel.flatten(1).view(kernel.shape)  # so that its gradient comes in its own strides, as DDP wants it
+        return functional.conv2d(functional.gelu(self.conv_merge.BN(x)), kernel, padding=1, groups=len(kernel))
 
 
 class SparseMLP(nn.Module):
@@ -39,31 +41,34 @@ class SparseMLP(nn.Module):
         self.proj_h = nn.Conv2d(side, side, kernel_size=1)  # mixes along the last axis, whatever its name says
         self.proh_w = nn.Conv2d(side, side, kernel_size=1)  # mixes along axis 2
         self.fuse = nn.Conv2d(3 * dim, dim, kernel_size=1, bias=False)
-        self.mix = {"permute": self._mix_permuted, "reshape": self._mix_reshaped}[token_layout]
+        self.token_layout = token_layout
 
     def forward(self, x):
         x = functional.gelu(self.BN(x))
-        row_mixed, column_mixed = self.mix(x)
+        if self.token_layout == "reshape":
+            row_mixed, column_mixed = self._mix_reshaped(x)
+        elif x.is_contiguous(memory_format=torch.channels_last):
+            return self._mix_channels_last(x)
+        else:
+            row_mixed, column_mixed = self._mix_permuted(x)
         return self.fuse(torch.cat([x, row_mixed, column_mixed], dim=1))
 
     def _mix_permuted(self, x):
         """A 1x1 convolution over an axis is a product with its matrix: no permutation is needed."""
-        if x.is_contiguous(memory_format=torch.channels_last):
-            return self._mix_channels_last(x)
         batch, dim, height, width = x.shape
         row_mixed = functional.linear(x, self.proj_h.weight.flatten(1), self.proj_h.bias)
         column_mixed = _left_product(self.proh_w, x.reshape(batch * dim, height, width)).view(x.shape)
         return row_mixed, column_mixed
 
     def _mix_channels_last(self, x):
-        """The same without a copy where the channels of a token lie side by side: matrices from the left, biases added
-        by the product."""
-        batch, dim, height, width = x.shape
-        rows = x.permute(0, 2, 3, 1).reshape(batch * height, width, dim)
-        columns = rows.view(batch, height, width * dim)
-        row_mixed = _left_product(self.proj_h, rows).view(batch, height, width, dim)
-        column_mixed = _left_product(self.proh_w, columns).view(batch, height, width, dim)
-        return row_mixed.permute(0, 3, 1, 2), column_mixed.permute(0, 3, 1, 2)
+        """Mix and fuse where the channels of a token lie side by side: products alone, without a permuting copy."""
+        tokens = x.permute(0, 2, 3, 1)
+        batch, height, width, dim = tokens.shape
+        rows, columns = tokens.reshape(batch * height, width, dim), tokens.reshape(batch, height, width * dim)
+        row_mixed = _left_product(self.proj_h, rows).view(tokens.shape)
+        column_mixed = _left_product(self.proh_w, columns).view(tokens.shape)
+        together = torch.cat([tokens, row_mixed, column_mixed], dim=3)
+        return functional.linear(together, self.fuse.weight.flatten(1)).permute(0, 3, 1, 2)
 
     def _mix_reshaped(self, x):
         batch, dim, height, width = x.shape

@@ -5,11 +5,9 @@ Imports nothing else of this project, so that every other file may use it.
 
 import functools
 import inspect
-import platform
 import re
 
 import numpy
-import PIL
 import timm.data
 import timm.data.auto_augment
 import timm.data.transforms
@@ -17,7 +15,6 @@ import timm.loss
 import timm.optim
 import timm.scheduler
 import torch
-import torchvision
 from torch.utils.data import DataLoader
 
 try:  # timm >= 0.9
@@ -34,7 +31,6 @@ __all__ = [
     "Mixup",
     "RandomResizedCropAndInterpolation",
     "SoftTargetCrossEntropy",
-    "all_versions",
     "augment_operations",
     "create_model",
     "create_optimizer",
@@ -177,10 +173,3 @@ if _MIXUP_NEEDS_A_DEVICE and not hasattr(numpy, "bool"):
 def release_versions():
     """The versions that decide what a run computes, as one line."""
     return "torch %s, timm %s" % (torch.__version__, timm.__version__)
-
-
-def all_versions():
-    """The versions of everything that a speed depends on, as one line."""
-    names = ("torchvision", "Pillow", "Python")
-    versions = (torchvision.__version__, PIL.__version__, platform.python_version())
-    return ", ".join([release_versions()] + ["%s %s" % pair for pair in zip(names, versions)])

@@ -30,16 +30,11 @@ class Device:
     def _module(self):
         return getattr(torch, self.kind)
 
-    @property
-    def name(self):
-        """What the maker calls it."""
-        if not self.is_accelerator:
-            return _cpu_name()
-        return self._module.get_device_name(self.index) if hasattr(self._module, "get_device_name") else "unnamed"
-
     def __str__(self):
         if self.is_accelerator:
-            return "%s (%s)" % (self.torch_device, self.name)
+            has_name = hasattr(self._module, "get_device_name")
+            name = self._module.get_device_name(self.index) if has_name else "unnamed"
+            return "%s (%s)" % (self.torch_device, name)
         return "cpu (%s, %d threads)" % (platform.machine(), torch.get_num_threads())
 
     def images_in_cache(self, pixels):
@@ -159,13 +154,11 @@ def _what_npu_misses():
     return None
 
 
-def _cpu_name():
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+def accelerators():
+    """The name of each NPU and GPU that this process may use."""
+    kinds = [kind for kind in KINDS if kind != "cpu" and _what_is_missing(kind) is None]
+    modules = [getattr(torch, kind) for kind in kinds]
+    return [module.get_device_name(index) for module in modules for index in range(module.device_count())]
 
 
 def cpu_has_bfloat16():

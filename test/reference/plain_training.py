@@ -1,41 +1,70 @@
-"""A training step as the published loop takes it: the host reads the loss and waits for the device in every step, and
-the average of the weights is followed tensor by tensor."""
+"""The plain way to train: the published training loop's steps, in its order, for the benchmarks to compare with."""
 
+import contextlib
 import copy
 import math
 
 import torch
+from torch.nn import functional
 
-from runtime.compat import LabelSmoothingCrossEntropy
+EMA_DECAY = 0.99996
+LR = 5e-4
 
 
-class PlainTraining:
-    """AdamW of the recipe over `model`, under a runtime.amp precision."""
+class PlainEma:
+    """The average of every entry of the state dict, one tensor after the other, as timm's ModelEma computes it."""
 
-    def __init__(self, model, device, precision, decay=0.99996):
-        self.model, self.device, self.precision, self.decay = model.train(), device, precision, decay
-        self.average = copy.deepcopy(model).eval()
-        self.criterion = LabelSmoothingCrossEntropy(0.1)
-        groups = [[], []]
-        for parameter in model.parameters():
-            groups[parameter.dim() > 1].append(parameter)
-        groups = [{"params": groups[0], "weight_decay": 0.0}, {"params": groups[1], "weight_decay": 0.05}]
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-4, eps=1e-8)
-
-    def step(self, images, targets):
-        """Train on a batch (B, 3, S, S) and return B."""
-        with self.precision.autocast():
-            loss = self.criterion(self.model(images), targets)
-        if not math.isfinite(loss.item()):
-            raise RuntimeError("the loss is not finite")
-        self.precision.backward(loss, self.optimizer)
-        self.precision.step(self.optimizer, self.model.parameters())
-        self.device.synchronize()
-        self._follow()
-        return len(images)
+    def __init__(self, model, decay=EMA_DECAY):
+        self.decay = decay
+        self.module = copy.deepcopy(model).eval()
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
 
     @torch.no_grad()
-    def _follow(self):
-        for average, value in zip(self.average.state_dict().values(), self.model.state_dict().values()):
-            if average.is_floating_point():
-                average.copy_(average * self.decay + (1.0 - self.decay) * value.detach())
+    def update(self, model):
+        values = model.state_dict()
+        for name, average in self.module.state_dict().items():
+            average.copy_(average * self.decay + (1.0 - self.decay) * values[name].detach())
+
+
+def soft_target_loss(logits, targets):
+    """The mean cross entropy of `logits` (B, classes) with the soft `targets` (B, classes) that mixup gives."""
+    return torch.sum(-targets * functional.log_softmax(logits, dim=-1), dim=-1).mean()
+
+
+def plain_optimizer(model, lr=LR, weight_decay=0.05):
+    """torch's AdamW in two groups: biases and 1-d parameters do not decay."""
+    parameters = list(model.parameters())
+    decayed = [parameter for parameter in parameters if parameter.dim() > 1]
+    spared = [parameter for parameter in parameters if parameter.dim() <= 1]
+    groups = [{"params": spared, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def plain_step(model, optimizer, ema, device, autocast=contextlib.nullcontext, scaler=None):
+    """A function (images, targets) -> loss that takes one training step.
+
+    `images` (B, 3, S, S) are float32 and, like the soft `targets` (B, classes), on the device, mixed by timm before.
+    `device` has a method `synchronize`; `autocast()` gives the context of the forward pass and the loss; `scaler` is
+    a GradScaler where there is one (float16).
+    """
+
+    def step(images, targets):
+        with autocast():
+            loss = soft_target_loss(model(images), targets)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError("the loss is %s" % value)
+        optimizer.zero_grad()
+        if scaler is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        device.synchronize()
+        ema.update(model)
+        return value
+
+    return step

@@ -209,7 +209,7 @@ def test_wrappers_on_eight_devices(tmp_path, project):
         ("steps.py", "run.mix(inputs, targets)", "run.mix(inputs.cuda(), targets)"),
         ("engine.py", "dtype=torch.int64, device=run.device.torch_device", "dtype=torch.int64"),
         ("engine.py", "device=run.device.torch_device", "device='cuda'"),
-        ("batches.py", "tensor.to(self.device.torch_device, non_blocking=True)", "tensor"),
+        ("pixels.py", "batch.bytes.to(device.torch_device, non_blocking=True)", "batch.bytes"),
         ("runtime/distributed.py", "dtype=torch.float32, device", "dtype=torch.float64, device"),
         ("runtime/device.py", "self._module.set_device(self.torch_device)", "pass"),
     ],

@@ -91,7 +91,7 @@ def test_mixing_moves_the_right_axis():
         mixer.proh_w.bias.zero_()
         x = torch.zeros(1, 1, 4, 4)
         x[0, 0, 1, 2] = 1
-        row_mixed, column_mixed = mixer.mix(x)
+        row_mixed, column_mixed = mixer._mix_permuted(x)
     assert row_mixed[0, 0, 1].abs().min() > 0 and row_mixed[0, 0, [0, 2, 3]].abs().max() == 0
     assert column_mixed[0, 0, :, 2].abs().min() > 0 and column_mixed[0, 0, :, [0, 1, 3]].abs().max() == 0
     assert torch.allclose(row_mixed[0, 0, 1], mixer.proj_h.weight[:, 2, 0, 0])

@@ -1,0 +1,177 @@
+"""The bytes that operators move, against sums worked out by hand."""
+
+import argparse
+
+import pytest
+
+pytest.importorskip("torch._subclasses.fake_tensor", reason="torch has no tensors without contents")
+import torch
+
+if not hasattr(torch, "compile"):
+    pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
+
+from plain_smlp import PlainSMLPNet
+from torch import nn
+from torch.nn import functional
+
+from benchmarks import ledger
+from benchmarks.traffic import Contentless, Ledger
+from models.smlp import sMLPNet
+
+FLOAT = 4  # bytes
+
+
+def moved_by(work):
+    """{kind: bytes} of `work`, a function from the Ledger to nothing, run without contents or gradients."""
+    book = Ledger()
+    with torch.no_grad(), book:
+        work(book)
+    return dict(book.moved)
+
+
+@pytest.fixture(autouse=True)
+def contentless():
+    with Contentless():
+        yield
+
+
+def test_a_convolution_reads_image_and_weight_and_writes_its_output():
+    image, layer = torch.empty(2, 3, 8, 8), nn.Conv2d(3, 5, kernel_size=1, bias=False)
+    want = FLOAT * (2 * 3 * 64 + 3 * 5 + 2 * 5 * 64)
+    assert moved_by(lambda book: layer(image)) == {"convolution": want}
+
+
+def test_a_convolution_backward_is_a_kernel_for_each_gradient():
+    image, layer = torch.empty(2, 3, 8, 8).requires_grad_(), nn.Conv2d(3, 5, kernel_size=1)
+    output, book = layer(image), Ledger()
+    with book:
+        torch.autograd.grad(output, [image, layer.weight, layer.bias], torch.empty(2, 5, 8, 8))
+    gradient, image_size, weight = 2 * 5 * 64, 2 * 3 * 64, 3 * 5
+    for_image, for_weight = gradient + weight + image_size, gradient + image_size + weight
+    assert dict(book.moved) == {"convolution": FLOAT * (for_image + for_weight + gradient + 5)}
+
+
+def test_a_convolution_first_copies_an_image_with_axes_in_another_order():
+    image, layer = torch.empty(2, 8, 3, 8), nn.Conv2d(3, 5, kernel_size=1, bias=False)
+    want = FLOAT * (2 * 3 * 64 + 3 * 5 + 2 * 5 * 64)
+    copied = FLOAT * 2 * (2 * 3 * 64)
+    assert moved_by(lambda book: layer(image.permute(0, 2, 1, 3))) == {"convolution": want, "copy": copied}
+
+
+def test_a_convolution_takes_channels_last_as_it_is():
+    image, layer = torch.empty(2, 8, 8, 3), nn.Conv2d(3, 5, kernel_size=1, bias=False)
+    assert "copy" not in moved_by(lambda book: layer(image.permute(0, 3, 1, 2)))
+
+
+def test_a_linear_layer_reads_input_weight_and_bias():
+    rows, layer = torch.empty(6, 4), nn.Linear(4, 7)
+    assert moved_by(lambda book: layer(rows)) == {"matrix product": FLOAT * (6 * 4 + 4 * 7 + 7 + 6 * 7)}
+
+
+def test_an_addition_in_place_reads_both_and_writes_one():
+    first, second = torch.empty(10), torch.empty(10)
+    assert moved_by(lambda book: first.add_(second)) == {"add": FLOAT * 30}
+
+
+def test_the_same_tensor_twice_is_read_once():
+    values = torch.empty(10)
+    assert moved_by(lambda book: values + values) == {"add": FLOAT * 20}
+
+
+def test_a_copy_does_not_read_its_target():
+    first, second = torch.empty(10), torch.empty(10)
+    assert moved_by(lambda book: first.copy_(second)) == {"copy": FLOAT * 20}
+
+
+def test_an_expanded_tensor_counts_once():
+    row, matrix = torch.empty(10), torch.empty(5, 10)
+    assert moved_by(lambda book: matrix + row.expand(5, 10)) == {"add": FLOAT * (50 + 10 + 50)}
+
+
+def test_views_and_allocations_move_nothing():
+    values = torch.empty(4, 6)
+    assert moved_by(lambda book: (values.t(), values.view(24), values[1:], values.detach(), torch.empty(9))) == {}
+
+
+def test_a_batch_norm_in_training():
+    image, layer = torch.empty(2, 3, 8, 8), nn.BatchNorm2d(3)
+    # weight, bias, running mean and variance are read, the batch's mean and deviation written; the layer adds 1 to its
+    # count of batches, which has 8 bytes and is read and written
+    want = FLOAT * (2 * (2 * 3 * 64) + 4 * 3 + 2 * 3)
+    assert moved_by(lambda book: layer(image)) == {"batch norm": want, "add": 16}
+
+
+def test_lists_of_tensors_count_each_tensor():
+    averages, values = [torch.empty(10), torch.empty(5)], [torch.empty(10), torch.empty(5)]
+    assert moved_by(lambda book: torch._foreach_add_(averages, values)) == {"add": FLOAT * 3 * 15}
+
+
+def test_a_part_takes_all_kinds():
+    values = torch.empty(10)
+    assert moved_by(lambda book: book.as_part("optimizer", values.add_)(values)) == {"optimizer": FLOAT * 20}
+
+
+def test_half_precision_moves_half_and_the_cast_is_counted():
+    rows, weight = torch.empty(6, 4), torch.empty(7, 4)
+
+    def work(book):
+        with ledger.autocast("bfloat16"):
+            functional.linear(rows, weight)
+
+    casts = (FLOAT + 2) * (6 * 4 + 7 * 4)
+    assert moved_by(work) == {"cast": casts, "matrix product": 2 * (6 * 4 + 4 * 7 + 6 * 7)}
+
+
+class Tiny(nn.Module):
+    """A batch norm and a convolution: what the floor counts can be written down."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, kernel_size=2, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(5)
+
+    def forward(self, x):
+        return self.norm(self.first(x))
+
+
+def test_the_floor_follows_its_formula():
+    images = torch.empty(2, 3, 8, 8)
+    first, output = 2 * 3 * 64, 2 * 5 * 16
+    parameters = 5 * 3 * 4 + 2 * 5
+    assert ledger.floor(Tiny(), images, "float32", False) == FLOAT * (first + output) + 4 * parameters
+    training = 2 * (3 * first + 2 * output + 4 * output - first) + 48 * parameters
+    assert ledger.floor(Tiny(), images, "bfloat16", True) == training
+
+
+NET = {"dim": 80, "depths": (1, 1, 1, 1), "image_size": 224}
+
+
+def ledgers(mode, precision):
+    """(plain, ours, floor) in bytes, by kind where there are kinds."""
+    options = argparse.Namespace(mode=mode, precision=precision)
+    ours, plain, images = sMLPNet(**NET), PlainSMLPNet(**NET), torch.empty(112, 3, 224, 224)
+    for model in (ours, plain):
+        ledger.make_copyable(model)
+    least = ledger.floor(plain, images, precision, mode == "train")
+    laid = images.contiguous(memory_format=torch.channels_last)
+    return (
+        ledger.count(plain, ledger.plain_step, images, options),
+        ledger.count(ours, ledger.our_step, laid, options),
+        least,
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_nothing_goes_below_the_floor(mode, precision):
+    plain, ours, least = ledgers(mode, precision)
+    assert least < sum(plain.values())
+    assert least < sum(ours.values())
+    assert ("optimizer" in ours) == ("EMA" in ours) == (mode == "train")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_ours_moves_no_more_than_plain(mode, precision):
+    plain, ours, _ = ledgers(mode, precision)
+    assert sum(ours.values()) <= sum(plain.values())
