@@ -181,7 +181,6 @@ SMALL = [word for word in COMMON if not word.startswith("--batch-size")] + ["--n
     [
         ("train_performance_1p.sh", 1, "bs24_1p_perf", "native"),
         ("train_full_1p.sh", 1, "bs24_1p_acc", "none"),
-        ("train_performance_8p.sh", 8, "bs2_8p_perf", "native"),
     ],
 )
 def test_wrappers(project, images, name, nproc, case, amp):
