@@ -15,6 +15,8 @@ from runtime.amp import select_precision
 from runtime.compat import inference_mode
 from runtime.compiling import compiles
 
+TOP_OPERATORS = 15  # of a profile
+
 
 def add_arguments(parser):
     runs.add_model_arguments(parser)
@@ -23,12 +25,15 @@ def add_arguments(parser):
         "--precision", nargs="+", choices=["float32", "float16", "bfloat16"], help="(default: all here)"
     )
     parser.add_argument("--compile", action="store_true", help="measure torch.compile on a CPU too (minutes more)")
+    parser.add_argument("--profile", action="store_true", help="print the operators of our training step instead")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each setting in a round (default: 3)")
 
 
 def run(args):
     device = runs.settle(args)
+    if args.profile:
+        return _profile(args, device, (args.precision or _precisions(device))[-1])
     rows = []
     for mode in ("train", "eval") if args.mode == "both" else (args.mode,):
         for precision in args.precision or _precisions(device):
@@ -120,3 +125,19 @@ def _evaluation(forward, model, precision, device, images):
         return len(images)
 
     return evaluate
+
+
+def _profile(args, device, precision):
+    """Rows of the operators that take most of a training step: milliseconds, and their share."""
+    work = _ours(args, device, "train", precision, "on" if args.compile else "off")
+    for _ in range(2):
+        work()
+    with torch.profiler.profile() as profile:
+        work()
+    kind = "self_device_time_total" if device.is_accelerator else "self_cpu_time_total"
+    times = sorted(((getattr(event, kind), event.key) for event in profile.key_averages()), reverse=True)
+    total = sum(time for time, _ in times)
+    return [
+        {"setting": name, "measure": "share of the step", "value": time / 1000, "unit": "ms", "ratio": time / total}
+        for time, name in times[:TOP_OPERATORS]
+    ]

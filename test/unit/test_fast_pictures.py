@@ -136,7 +136,7 @@ def test_pillow_s_limit_of_pixels_holds(tmp_path, monkeypatch):
 @with_libraries
 def test_the_option_reaches_both_data_sets(tmp_path):
     root = make_folder(tmp_path)
-    for words, read in (((), pictures.read_picture), (("--loader=fast",), fast_pictures.read_pixels)):
+    for words, read in (((), datasets.read_picture), (("--loader=fast",), fast_pictures.read_pixels)):
         loaders = load(root, *words)
         assert loaders.train.dataset.read is loaders.val.dataset.read is read
         assert next(loaders.train.epoch(0))[0].shape == (2, 3, 32, 32)
