@@ -28,6 +28,12 @@ from runtime.errors import UserError
 
 
 @pytest.fixture(autouse=True)
+def heard(caplog):
+    """Warnings are recorded, whatever level an earlier test has left."""
+    caplog.set_level(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """What has been still for 10 ms is taken to be still, so that the tests need not wait for 2 s."""
     monkeypatch.setattr(index, "RACY_NS", 10**7)
