@@ -19,6 +19,7 @@ COMMANDS = {
     "start": "seconds until a run takes its first step",
     "ledger": "memory that a step moves, by operator, counted without a device",
     "scale": "images a second of several processes beside one",
+    "project": "images a second to expect of many cards, computed from one",
 }
 
 

@@ -30,7 +30,7 @@ def words_of(args, *more):
     return [*words, "--data-path=unused", "--batch-size=%d" % args.batch_size, "--mixup=0", "--cutmix=0", *more]
 
 
-def make_run(words):
+def make_run(words, classes=CLASSES):
     """(options, Run) as main.py makes them in this process."""
     options = options_module.parse(words)
     launch = read_launch(os.environ)
@@ -38,7 +38,7 @@ def make_run(words):
     device.prefer_speed()
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
     start = output.plan(options, ranks.virtual_size)
-    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), CLASSES, start)
+    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), classes, start)
 
 
 def settle(args):

@@ -40,7 +40,7 @@ def run(args):
         for count in sorted(rates, reverse=number % 2 == 1):
             rates[count].append(_rate(args, count) / count)
     summary = timing.summary(rates, args.processes[0])
-    rows = [timing.row("%d processes" % count, "images/s a process", values) for count, values in summary.items()]
+    rows = [timing.row("processes: %d" % count, "images/s a process", values) for count, values in summary.items()]
     _, current = runs.make_run(runs.words_of(args))
     size = sum(parameter.numel() * 4 for parameter in current.bare_model.parameters()) / 1e6
     rows.append({"setting": "gradients", "measure": "MB a step", "value": size, "unit": "MB", "ratio": None})

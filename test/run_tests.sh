@@ -16,7 +16,7 @@ case ${1:-} in
         shift
         ;;
 esac
-modules=torch,torchvision,timm,yaml,tqdm,sklearn,pytest
+modules=torch,torchvision,timm,yaml,tqdm,sklearn,pytest,xdist
 case $stack in
     2) use_environment $modules,hypothesis requirements-dev.txt ;;
     1.5) interpreter=$(find_python 3.7) || exit 1 ;;
@@ -27,9 +27,10 @@ case $stack in
         ;;
 esac
 if [ "$stack" != 2 ]; then
-    make_environment "$root/.venv-$stack" $modules "$interpreter" -r "$root/${stack}_requirements.txt" scikit-learn pytest
+    make_environment "$root/.venv-$stack" $modules "$interpreter" -r "$root/${stack}_requirements.txt" scikit-learn pytest pytest-xdist
 fi
 cd "$root"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # small networks in several processes: more threads only wait for each other
 "$PYTHON" -c 'import sys, torch; print("Python %s, torch %s" % (sys.version.split()[0], torch.__version__))'
-"$PYTHON" -m pytest "$@"
+# One process does test/system, the other test/unit; -n 0 runs all in one, for --pdb and -s.
+"$PYTHON" -m pytest -n 2 --dist loadgroup "$@"

@@ -14,12 +14,12 @@ from sklearn.datasets import load_digits
 SIDE = 32
 
 
-def write_digits(folder):
+def write_digits(folder, val_every=5):
     """Write train/<digit>/ and val/<digit>/ below `folder`; returns the number of images of each part."""
     digits = load_digits()
     counts, seen = {"train": 0, "val": 0}, [0] * 10
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target)):
-        part = "val" if seen[label] % 5 == 4 else "train"
+        part = "val" if seen[label] % val_every == val_every - 1 else "train"
         seen[label] += 1
         counts[part] += 1
         class_folder = os.path.join(folder, part, str(label))

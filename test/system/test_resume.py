@@ -49,6 +49,23 @@ def test_killed_and_started_again(tmp_path, nproc, workers):
         assert [json.loads(line)["epoch"] for line in file] == [0, 1, 2]
 
 
+@pytest.mark.skipif(
+    not os.environ.get("TEST_COMPILED"), reason="compiling takes minutes: TEST_COMPILED=1 runs it, and .ci/run does"
+)
+def test_a_compiled_run_that_is_killed_and_started_again(tmp_path, images):
+    """Compiled blocks are equal to themselves bit by bit; to what is written, up to rounding (test_model_golden.py)."""
+    whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
+    status, out, err = run_main(words_for(images, whole, "--compile=on"))
+    assert status == 0, err
+    assert "compiled at their first use" in out
+    words = words_for(images, cut, "--compile=on")
+    kill_after(start_main(words), os.path.join(cut, checkpoint.LATEST), 3)
+    status, _, err = run_main(words)
+    assert status == 0, err
+    assert_same_weights(cut, whole)
+    assert checkpoint.load(os.path.join(cut, checkpoint.LATEST))["args"]["compile"] == "on"
+
+
 def test_no_process_outlives_a_killed_launcher(tmp_path, images):
     process = start_main(words_for(images, str(tmp_path / "out"), "--epochs=300"), 2)
     wait_for(lambda: os.path.exists(str(tmp_path / "out" / checkpoint.LATEST)))

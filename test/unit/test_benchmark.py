@@ -11,7 +11,8 @@ if not hasattr(torch, "compile"):
     pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
 
 import benchmark
-from benchmarks import report, timing
+from benchmarks import project, report, timing
+from command_line import Parser
 
 ROWS = [
     {"setting": "plain", "measure": "speed", "value": 10.0, "unit": "images/s", "ratio": 1.0, "low": 0.9, "high": 1.1},
@@ -127,7 +128,7 @@ def test_rows_without_a_ratio_give_no_chart(tmp_path):
     "words, text",
     [
         ([], "no command is given; choose from step, data"),
-        (["nothing"], "nothing is no command; choose from step, data, e2e, start, ledger, scale"),
+        (["nothing"], "nothing is no command; choose from step, data, e2e, start, ledger, scale, project"),
         (["step", "--round", "1"], "unknown option --round; did you mean --rounds?"),
         (["step", "--rounds", "x"], "--rounds: invalid int value: 'x'"),
         (["step", "--output", "/proc/none"], "--output /proc/none: No such file or directory"),
@@ -147,3 +148,18 @@ def test_the_overview_lists_every_command(capsys):
     assert benchmark.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all("\n  %-8s%s" % row in text for row in benchmark.COMMANDS.items())
+
+
+def test_a_projection_adds_the_exchange_to_the_step():
+    parser = Parser("project")
+    project.add_arguments(parser)
+    words = ["--rate=100", "--batch-size=50", "--cards", "1", "2", "4", "--cards-per-node=2", "--latency=5000"]
+    args = parser.parse_args([*words, "--node-link=1", "--network-link=0.5", "--model=smlpnet_tiny"])
+    size = project.gradient_bytes("smlpnet_tiny")
+    assert size == 4 * 24_123_584
+    exchanges = [0, size / 1e9 + 2 * 0.005, 1.5 * size / 0.5e9 + 6 * 0.005]
+    rows = project.run(args)
+    assert [row["value"] for row in rows[1:]] == pytest.approx(
+        [cards * 50 / (0.5 + seconds) for cards, seconds in zip((1, 2, 4), exchanges)]
+    )
+    assert [row["ratio"] for row in rows[1:]] == pytest.approx([0.5 / (0.5 + seconds) for seconds in exchanges])
