@@ -95,10 +95,7 @@ def _rates(args, root, is_train):
 
 def _rows(works, args, name):
     rates = timing.summary(timing.alternate(works, args.rounds, args.seconds), "published")
-    return [
-        dict(values, setting="%s: %s" % (name, key), measure="images/s", unit="images/s")
-        for key, values in rates.items()
-    ]
+    return [timing.row("%s: %s" % (name, key), "images/s", values) for key, values in rates.items()]
 
 
 class Endless:

@@ -36,13 +36,15 @@ def run(args):
     step = args.batch_size / args.rate
     for cards in args.cards:
         efficiency = step / (step + exchange_seconds(args, cards, size))
-        row = {
-            "setting": "%d card%s" % (cards, "s" if cards > 1 else ""),
-            "measure": "images/s",
-            "unit": "images/s",
-            "ratio": efficiency,
-        }
-        rows.append(dict(row, value=cards * args.rate * efficiency))
+        rows.append(
+            {
+                "setting": "%d card%s" % (cards, "s" if cards > 1 else ""),
+                "measure": "images/s",
+                "value": cards * args.rate * efficiency,
+                "unit": "images/s",
+                "ratio": efficiency,
+            }
+        )
     return rows
 
 

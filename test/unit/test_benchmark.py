@@ -11,7 +11,7 @@ if not hasattr(torch, "compile"):
     pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
 
 import benchmark
-from benchmarks import project, report, timing
+from benchmarks import photos, project, report, timing
 from command_line import Parser
 
 ROWS = [
@@ -163,3 +163,37 @@ def test_a_projection_adds_the_exchange_to_the_step():
         [cards * 50 / (0.5 + seconds) for cards, seconds in zip((1, 2, 4), exchanges)]
     )
     assert [row["ratio"] for row in rows[1:]] == pytest.approx([0.5 / (0.5 + seconds) for seconds in exchanges])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 12 photographs, 4 of them for validation."""
+    root = str(tmp_path_factory.mktemp("photos"))
+    photos.write_photos(root, train=8, val=4, classes=2)
+    return root
+
+
+@pytest.mark.parametrize(
+    "words, baseline",
+    [
+        (["step", "--device=cpu", "--precision=float32", "--batch-size=2", "--input-size=32"], "train float32 plain"),
+        (["data", "--batch-size=4", "--input-size=32", "--num-workers=0"], "train on one core: published"),
+        (["e2e", "--device=cpu", "--batch-size=4", "--input-size=32", "--steps=2"], "steps alone"),
+        (["start", "--files=2000"], "torchvision ImageFolder"),
+    ],
+)
+def test_each_command_measures_and_prints(words, baseline, pictures, tmp_path, capsys):
+    if words[0] in ("step", "data"):
+        words += ["--rounds=1", "--seconds=0"]
+    if words[0] in ("data", "e2e"):
+        words += ["--data-path=" + pictures]
+    threads = torch.get_num_threads()
+    try:
+        assert benchmark.main(words + ["--output=%s" % tmp_path]) == 0, capsys.readouterr().err
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / (words[0] + ".json")).read_text())["rows"]
+    ratios = {row["setting"]: row["ratio"] for row in rows}
+    assert ratios[baseline] == pytest.approx(1)
+    assert all(row["value"] > 0 for row in rows if row["unit"] != "%")
+    assert len(ratios) > 1 and baseline in capsys.readouterr().out
