@@ -25,14 +25,6 @@ OPTIONS = ["--device=cpu", "--amp=none", "--input-size=32", "--batch-size=4", "-
 OPTIONS += ["--drop=0.1", "--drop-path=0.1", "--lr=0.1", "--warmup-epochs=1", "--model-ema-decay=0.9"]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the mark in the same hook
-def pytest_collection_modifyitems(items):
-    """One process of pytest-xdist does all of these, one after the other: each has processes of its own already."""
-    for item in items:
-        if str(item.fspath).startswith(HERE):
-            item.add_marker(pytest.mark.xdist_group("system"))
-
-
 current_torch = pytest.mark.skipif(
     not hasattr(torch, "accelerator"), reason="takes long: run on the current torch alone"
 )
