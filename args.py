@@ -87,6 +87,9 @@ def _add_model(parser):
         choices=["permute", "reshape"],
         help="permute is the paper's function, reshape the Ascend port's (default: the checkpoint's, else permute)",
     )
+    group.add_argument("--stem-type", default="conv1", choices=["conv1", "conv4"], help="of SPACH (default: conv1)")
+    group.add_argument("--shared-spatial-func", action="store_true", help="of SPACH: one in all blocks of a stage")
+    group.add_argument("--list-models", action="store_true", help="print a table of the models, and end")
     _switch(group, "model-ema", True, "keep an average of the weights (default: on)")
     group.add_argument("--model-ema-decay", type=_SHARE, default=0.99996, metavar="RATE", help="(default: 0.99996)")
     group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the average in host memory")
@@ -274,6 +277,8 @@ def parse(argv):
 
 
 def _check(options):
+    if options.list_models:
+        return
     if not options.data_path:
         raise UserError("--data-path is missing: name the folder that holds train/ and val/")
     if options.data_set != "IMNET":

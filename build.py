@@ -60,8 +60,9 @@ def build_run(options, ranks, logger, num_classes, start):
 
 def build_model(options, num_classes, start):
     """The model with weights drawn from `--seed`, in the checkpoint's token layout unless another is asked for."""
-    recorded = checkpoint.options_of(start.loaded) if start.loaded else {}
-    keywords = {} if options.drop_path is None else {"drop_path_rate": options.drop_path}
+    keywords = _keywords_of_family(options, checkpoint.options_of(start.loaded) if start.loaded else {})
+    if options.drop_path is not None:
+        keywords["drop_path_rate"] = options.drop_path
     seed_host(position_seed("weights", options.seed))
     try:
         return create_model(
@@ -69,11 +70,28 @@ def build_model(options, num_classes, start):
             num_classes=num_classes,
             image_size=options.input_size,
             drop_rate=options.drop,
-            token_layout=options.token_layout or _layout_of(recorded),
             **keywords,
         )
     except (ValueError, TypeError) as error:
         raise UserError("--model %s --input-size %d: %s" % (options.model, options.input_size, error)) from None
+
+
+def _keywords_of_family(options, recorded):
+    """What only the models of one family take; UserError for such an option of another family."""
+    given = {
+        "smlpnet": {"token_layout": options.token_layout},
+        "spach": {"stem_type": options.stem_type, "shared_spatial_func": options.shared_spatial_func},
+    }
+    own = options.model.split("_")[0]
+    for family, keywords in given.items():
+        for name, value in keywords.items():
+            if family != own and value not in (None, False, "conv1"):
+                flag = "--" + name.replace("_", "-")
+                raise UserError("%s %s: --model %s has no such option" % (flag, value, options.model))
+    keywords = given.get(own, {})
+    if own == "smlpnet":
+        keywords["token_layout"] = options.token_layout or _layout_of(recorded)
+    return keywords
 
 
 def _layout_of(recorded):
@@ -100,10 +118,11 @@ def build_mixup(options, num_classes):
 def load(options, current, start):
     """Put the checkpoint into the run; UserError where it belongs to another model or cannot be gone on with."""
     recorded = checkpoint.options_of(start.loaded)
-    for name, flag in (("model", "--model"), ("input_size", "--input-size")):
-        was, now = recorded.get(name), getattr(options, name)
+    for name in ("model", "input_size", "stem_type", "shared_spatial_func"):
+        was, now, flag = recorded.get(name), getattr(options, name), "--" + name.replace("_", "-")
         if was is not None and was != now:
-            raise UserError("%s was made with %s %s, not %s: pass %s %s" % (start.path, flag, was, now, flag, was))
+            remedy = {True: "pass " + flag, False: "leave out " + flag}.get(was, "pass %s %s" % (flag, was))
+            raise UserError("%s was made with %s %s, not %s: %s" % (start.path, flag, was, now, remedy))
     checkpoint.check_fits(start.path, start.loaded["model"], current.bare_model)
     if current.ema.module is not None and start.loaded.get("model_ema"):
         checkpoint.check_fits(start.path, start.loaded["model_ema"], current.ema.module)
@@ -141,10 +160,11 @@ def describe(options, current, loaders, start):
         ("precision", current.precision.name),
         ("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, "{:,}".format(parameters))),
         ("blocks", "compiled at their first use" if current.is_compiled else "not compiled"),
-        ("token layout", current.bare_model.token_layout),
         ("images", "%s train, %d val" % (train_images, loaders.val.image_count)),
         ("classes", len(loaders.classes)),
     ]
+    if hasattr(current.bare_model, "token_layout"):
+        rows.insert(4, ("token layout", current.bare_model.token_layout))
     if loaders.train:
         batch_size = loaders.train.batch_size
         rows.append(("global batch", "%d (%d a rank)" % (batch_size * virtual_size, batch_size)))

@@ -12,6 +12,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 
 import args as options_module
 import build
+import catalogue
 import datasets
 import engine
 import models
@@ -30,8 +31,12 @@ from runtime.stops import end_loaders, name_of
 def run(argv):
     """Do what the command line `argv` asks for."""
     options = options_module.parse(argv)
+    if options.list_models:
+        for line in catalogue.lines():
+            print(line, flush=True)
+        return
     if options.model not in models.MODEL_NAMES:
-        raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(models.MODEL_NAMES)))
+        raise UserError("--model %s is unknown; --list-models shows which there are" % options.model)
     launch = read_launch(os.environ, options.local_rank)
     if options.bind_cpu:
         bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)

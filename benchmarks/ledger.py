@@ -38,7 +38,6 @@ from torch import nn
 
 import args
 import losses
-import models
 from benchmarks.traffic import Contentless, Ledger
 from command_line import number
 from runtime.amp import DTYPES, Precision
@@ -65,8 +64,9 @@ def add_arguments(parser):
 
 def run(options):
     """The rows of the ledger: MB an image of each kind of operator, plain and ours, and the floor."""
-    if options.model not in models.MODEL_NAMES:
-        raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(models.MODEL_NAMES)))
+    known = plain_smlp.WIDTHS_AND_DEPTHS
+    if options.model not in known:
+        raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(known)))
     with Contentless():
         try:
             ours = create_model(options.model, image_size=options.input_size, num_classes=_CLASSES)

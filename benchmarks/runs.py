@@ -4,10 +4,10 @@ import logging
 import os
 
 import torch
+from plain_smlp import WIDTHS_AND_DEPTHS
 
 import args as options_module
 import build
-import models
 import output
 from runtime.device import select_device
 from runtime.distributed import Ranks, read_launch
@@ -18,7 +18,7 @@ CLASSES = 1000
 
 def add_model_arguments(parser):
     """The options that choose the model and its batches."""
-    parser.add_argument("--model", default="smlpnet_tiny", choices=models.MODEL_NAMES)
+    parser.add_argument("--model", default="smlpnet_tiny", choices=WIDTHS_AND_DEPTHS)
     parser.add_argument("--batch-size", type=int, default=None, help="(default: 8 on a CPU, else 112)")
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "npu"])

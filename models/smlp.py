@@ -8,7 +8,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from runtime.compat import DropPath, register_model
+from models.layers import (
+    ImageModel,
+    branch_scale,
+    depthwise,
+    drop_path_of,
+    left_product,
+    rising_rates,
+    scaled,
+    stage_sides,
+    with_published_names,
+)
+from runtime.compat import register_model
 
 TOKEN_LAYOUTS = ("permute", "reshape")
 
@@ -23,9 +34,7 @@ class DepthwiseUnit(nn.Module):
         self.conv_merge.Conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
 
     def forward(self, x):
-        kernel = self.conv_merge.Conv.weight
-        kernel = kernel.flatten(1).view(kernel.shape)  # so that its gradient comes in its own strides, as DDP wants it
-        return functional.conv2d(functional.gelu(self.conv_merge.BN(x)), kernel, padding=1, groups=len(kernel))
+        return depthwise(self.conv_merge.Conv, functional.gelu(self.conv_merge.BN(x)))
 
 
 class SparseMLP(nn.Module):
@@ -57,7 +66,7 @@ class SparseMLP(nn.Module):
         """A 1x1 convolution over an axis is a product with its matrix: no permutation is needed."""
         batch, dim, height, width = x.shape
         row_mixed = functional.linear(x, self.proj_h.weight.flatten(1), self.proj_h.bias)
-        column_mixed = _left_product(self.proh_w, x.reshape(batch * dim, height, width)).view(x.shape)
+        column_mixed = left_product(self.proh_w, x.reshape(batch * dim, height, width)).view(x.shape)
         return row_mixed, column_mixed
 
     def _mix_channels_last(self, x):
@@ -65,8 +74,8 @@ class SparseMLP(nn.Module):
         tokens = x.permute(0, 2, 3, 1)
         batch, height, width, dim = tokens.shape
         rows, columns = tokens.reshape(batch * height, width, dim), tokens.reshape(batch, height, width * dim)
-        row_mixed = _left_product(self.proj_h, rows).view(tokens.shape)
-        column_mixed = _left_product(self.proh_w, columns).view(tokens.shape)
+        row_mixed = left_product(self.proj_h, rows).view(tokens.shape)
+        column_mixed = left_product(self.proh_w, columns).view(tokens.shape)
         together = torch.cat([tokens, row_mixed, column_mixed], dim=3)
         return functional.linear(together, self.fuse.weight.flatten(1)).permute(0, 3, 1, 2)
 
@@ -75,12 +84,6 @@ class SparseMLP(nn.Module):
         row_mixed = self.proj_h(x.reshape(batch, width, dim, height)).permute(0, 2, 3, 1)
         column_mixed = self.proh_w(x.reshape(batch, height, dim, width)).permute(0, 2, 1, 3)
         return row_mixed, column_mixed
-
-
-def _left_product(mixer, tokens):
-    """The 1x1 convolution `mixer` over the middle axis of `tokens` (N, S, features)."""
-    weight = mixer.weight.flatten(1).expand(len(tokens), -1, -1)
-    return torch.baddbmm(mixer.bias.view(1, -1, 1), weight, tokens)
 
 
 class FeedForward(nn.Module):
@@ -114,7 +117,7 @@ class ChannelsFirst(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-class sMLPNet(nn.Module):  # noqa: N801 - the published name
+class sMLPNet(ImageModel):  # noqa: N801 - the published name
     """Four stages of sparse-MLP blocks over (B, in_chans, image_size, image_size), giving (B, num_classes) logits.
 
     `dim` is the first stage's width, doubled at each later stage; `depths` the blocks of each stage; `alpha` the
@@ -137,7 +140,7 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
         token_layout="permute",
     ):
         super().__init__()
-        sides = _stage_sides(image_size, patch_size, len(depths))
+        sides = stage_sides(image_size, patch_size, len(depths))
         if token_layout not in TOKEN_LAYOUTS:
             raise ValueError("token_layout %r: choose from %s" % (token_layout, ", ".join(TOKEN_LAYOUTS)))
         self.depths, self.token_layout = tuple(depths), token_layout
@@ -156,7 +159,7 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
                 self._add_block(side, width, alpha, drop_rate, token_layout)
         self._set_drop_path(drop_path_rate)
         self.batch_norm = nn.BatchNorm2d(self.num_features)
-        self.mlp_head = nn.Sequential(self._make_classifier(num_classes))
+        self.mlp_head = nn.Sequential(self.make_classifier(num_classes))
         self.apply_block = _apply_block
 
     def _add_block(self, side, dim, alpha, drop_rate, token_layout):
@@ -167,13 +170,8 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
 
     def _set_drop_path(self, last_rate):
         """One rate a block, shared by its two branches, which draw independently."""
-        blocks = len(self.token_mix)
-        for block in range(blocks):
-            rate = last_rate * block / max(blocks - 1, 1)
-            self.drop_path.append(DropPath(rate) if rate else nn.Identity())
-
-    def _make_classifier(self, num_classes):
-        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        for rate in rising_rates(last_rate, len(self.token_mix)):
+            self.drop_path.append(drop_path_of(rate))
 
     def get_classifier(self):
         """The last layer: Linear, or Identity where there are no classes."""
@@ -182,7 +180,7 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
     def reset_classifier(self, num_classes):
         """Replace the last layer by a fresh one of `num_classes` outputs."""
         self.num_classes = num_classes
-        self.mlp_head[0] = self._make_classifier(num_classes)
+        self.mlp_head[0] = self.make_classifier(num_classes)
 
     def forward_features(self, x):
         """(B, in_chans, S, S) -> (B, num_features, S / 32, S / 32), normalised."""
@@ -190,48 +188,25 @@ class sMLPNet(nn.Module):  # noqa: N801 - the published name
         for embedding, depth in zip(self.to_patch_embedding, self.depths):
             x = embedding(x)
             for _ in range(depth):
-                scales = [self._branch_scale(block, x) for _ in range(2)]
+                scales = [branch_scale(self.drop_path[block], x, self.training) for _ in range(2)]
                 x = self.apply_block(x, self.token_mix[block], self.channel_mix[block], *scales)
                 block += 1
         return self.batch_norm(x)
-
-    def _branch_scale(self, block, x):
-        """Drop path's factors (B, 1, 1, 1) for a branch, None where there are none: drawn out here, so that blocks
-        that differ by their rate alone are one function to compile."""
-        drop_path = self.drop_path[block]
-        if not self.training or isinstance(drop_path, nn.Identity):
-            return None
-        return drop_path(x.new_ones(len(x), 1, 1, 1))
 
     def forward_head(self, x, pre_logits=False):
         """Mean over the tokens, then the classifier unless `pre_logits`."""
         x = x.mean(dim=(2, 3))
         return x if pre_logits else self.mlp_head(x)
 
-    def forward(self, x):
-        return self.forward_head(self.forward_features(x))
-
 
 def _apply_block(x, token_mix, channel_mix, token_scale, channel_scale):
     """One block, (B, C, H, W) -> (B, C, H, W); a model calls it as its `apply_block`, which may be a compiled one."""
-    x = x + _scaled(token_mix(x), token_scale)
-    return x + _scaled(channel_mix(x), channel_scale)
-
-
-def _scaled(branch, scale):
-    return branch if scale is None else branch * scale
-
-
-def _stage_sides(image_size, patch_size, stages):
-    """Tokens a side at each stage; ValueError where a stage would have to cut a token in half."""
-    divisor = patch_size * 2 ** (stages - 1)
-    if image_size < divisor or image_size % divisor:
-        raise ValueError("image_size %s is not a multiple of %d" % (image_size, divisor))
-    return [image_size // patch_size // 2**stage for stage in range(stages)]
+    x = x + scaled(token_mix(x), token_scale)
+    return x + scaled(channel_mix(x), channel_scale)
 
 
 def _build(defaults, kwargs):
-    return sMLPNet(**dict(defaults, **kwargs))
+    return sMLPNet(**dict(defaults, **with_published_names(kwargs)))
 
 
 @register_model

@@ -3,6 +3,7 @@
 Imports nothing else of this project, so that every other file may use it.
 """
 
+import contextlib
 import functools
 import inspect
 import re
@@ -31,7 +32,9 @@ __all__ = [
     "Mixup",
     "RandomResizedCropAndInterpolation",
     "SoftTargetCrossEntropy",
+    "attention",
     "augment_operations",
+    "count_multiply_adds",
     "create_model",
     "create_optimizer",
     "create_scheduler",
@@ -40,6 +43,8 @@ __all__ = [
     "register_model",
     "release_versions",
     "resizes_bytes",
+    "trunc_normal_",
+    "without_contents",
 ]
 
 RandomResizedCropAndInterpolation = timm.data.transforms.RandomResizedCropAndInterpolation
@@ -53,6 +58,36 @@ KEEP_WORKERS = (
     {"persistent_workers": True} if "persistent_workers" in inspect.signature(DataLoader.__init__).parameters else {}
 )
 inference_mode = getattr(torch, "inference_mode", torch.no_grad)
+trunc_normal_ = getattr(torch.nn.init, "trunc_normal_", None) or timm.models.layers.trunc_normal_
+
+
+def without_contents():
+    """A context in which models are made without drawing weights, where torch can: large ones take seconds."""
+    return torch.device("meta") if hasattr(torch, "compile") else contextlib.nullcontext()
+
+
+def count_multiply_adds(model, shape):
+    """The multiply-adds of a forward pass over images of that shape; None where torch does not count them.
+
+    Those of products, convolutions and attention; additions, norms and activations are left out, as is usual.
+    """
+    try:
+        from torch.utils.flop_counter import FlopCounterMode
+    except ImportError:
+        return None
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.zeros(shape, device=next(model.parameters()).device))
+    return counter.get_total_flops() // 2
+
+
+def attention(query, key, value):
+    """softmax(query key^T / sqrt(d)) value over (B, heads, N, d), in one kernel where torch has it."""
+    if hasattr(torch.nn.functional, "scaled_dot_product_attention"):
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    return scores.softmax(dim=-1) @ value
+
 
 # What timm hands to every model function, by version; none of it concerns a model without hosted weights.
 _TIMM_BOOKKEEPING = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")

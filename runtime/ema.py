@@ -50,7 +50,9 @@ class Ema:
 
 
 def _floats_of(model):
-    return [value.detach() for value in model.state_dict().values() if value.is_floating_point()]
+    """Its floating-point tensors; one that goes by several names, as shared layers do, is followed once."""
+    floats = (value.detach() for value in model.state_dict().values() if value.is_floating_point())
+    return list({value.data_ptr(): value for value in floats}.values())
 
 
 class NoEma:

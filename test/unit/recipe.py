@@ -1,4 +1,5 @@
-"""The golden numbers' recipe: weights and inputs drawn from numpy by name, so that no file of weights is needed."""
+"""The golden numbers' recipe: weights and inputs drawn from numpy by name, so that no file of weights is needed; and
+the comparison of logits with them."""
 
 import hashlib
 import json
@@ -9,6 +10,14 @@ import zlib
 import numpy
 import torch
 
+import models  # noqa: F401 - registers the models with timm
+from runtime import compiling
+from runtime.compat import create_model
+
+# The correct code shows about 2e-6 of the logits' standard deviation on today's torch; older ones sum in other orders.
+MAIN_STACK = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 0)
+LOGIT_TOLERANCE = 1e-5 if MAIN_STACK else 1e-4
+WAYS = ["contiguous", "channels_last"] + ["compiled"] * hasattr(torch, "compile")
 GOLDEN = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "golden")
 
 
@@ -76,3 +85,28 @@ def names_shapes_sha256(model):
     """The digest of the state_dict's names and shapes, in order."""
     rows = ["%s:%s" % (name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def made(way, name, **keywords):
+    """The model with the recipe's weights, computed in one of the WAYS."""
+    model = fill(create_model(name, **keywords))
+    if way == "compiled":
+        compiling.compile_blocks(model, "on")
+    return model
+
+
+def laid(way, images):
+    """`images` in the memory format of the way."""
+    return images if way == "contiguous" else images.contiguous(memory_format=torch.channels_last)
+
+
+def check_logits(logits, expected):
+    """Compare (B, classes) logits with the recorded summary of each row."""
+    for row, want in zip(logits.double().numpy(), expected):
+        tolerance = LOGIT_TOLERANCE * want["std"]
+        numpy.testing.assert_allclose(row[:8], want["first8"], rtol=0, atol=tolerance)
+        assert abs(row.sum() - want["sum"]) < 1000 * tolerance
+        assert abs(row.std() - want["std"]) < tolerance
+        assert abs(row.max() - want["max"]) < tolerance
+        assert abs(row.min() - want["min"]) < tolerance
+        assert row.argmax() == want["argmax"]

@@ -10,9 +10,8 @@ import args as options_module
 import config_files
 from runtime.errors import UserError
 
-# Published options that belong to what is not here: distillation, fine-tuning, and the other families' models.
+# Published options that belong to what is not here: distillation and fine-tuning.
 ELSEWHERE = ["teacher_model", "teacher_path", "distillation_type", "distillation_alpha", "distillation_tau", "finetune"]
-ELSEWHERE += ["stem_type", "shared_spatial_func"]
 # Published defaults that are faults or machine paths: REFERENCE's drop path never reached a model, and so on.
 OTHER_DEFAULT = {"drop_path", "data_path", "device", "dist_eval", "num_workers", "local_rank"}
 PUBLISHED = [
@@ -27,6 +26,7 @@ CHOICES = {
     "train_interpolation": "random",
     "inat_category": "name",
     "sched": "step",
+    "stem_type": "conv4",
 }
 
 

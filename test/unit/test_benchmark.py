@@ -193,7 +193,6 @@ def test_each_command_measures_and_prints(words, baseline, pictures, tmp_path, c
     finally:
         torch.set_num_threads(threads)
     rows = json.loads((tmp_path / (words[0] + ".json")).read_text())["rows"]
-    ratios = {row["setting"]: row["ratio"] for row in rows}
-    assert ratios[baseline] == pytest.approx(1)
+    assert next(row["ratio"] for row in rows if row["setting"].endswith(baseline)) == pytest.approx(1)
     assert all(row["value"] > 0 for row in rows if row["unit"] != "%")
-    assert len(ratios) > 1 and baseline in capsys.readouterr().out
+    assert len(rows) > 1 and baseline in capsys.readouterr().out

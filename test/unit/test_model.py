@@ -27,8 +27,8 @@ def test_other_sizes_are_refused(size):
 
 @pytest.mark.parametrize("name", models.MODEL_NAMES)
 def test_unknown_keyword(name):
-    with pytest.raises(TypeError, match="stem_type"):
-        create_model(name, stem_type="conv4")
+    with pytest.raises(TypeError, match="colour"):
+        create_model(name, colour="blue")
 
 
 def test_hosted_weights_do_not_exist():

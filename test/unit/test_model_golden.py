@@ -5,19 +5,11 @@ import os
 import numpy
 import pytest
 import torch
-from recipe import batch, fill, golden, names_shapes_sha256, normal, weights_sha256
+from recipe import WAYS, batch, check_logits, fill, golden, laid, made, names_shapes_sha256, normal, weights_sha256
 
-import models  # noqa: F401 - registers the models with timm
-from runtime import compiling
 from runtime.compat import create_model
 
 EVAL = golden("models_eval")
-# The correct code shows about 2e-6 of the logits' standard deviation on today's torch; older ones sum in other orders.
-MAIN_STACK = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 0)
-LOGIT_TOLERANCE = 1e-5 if MAIN_STACK else 1e-4
-
-
-WAYS = ["contiguous", "channels_last"] + ["compiled"] * hasattr(torch, "compile")
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -26,30 +18,6 @@ def way(request):
     if request.param == "compiled" and not os.environ.get("TEST_COMPILED"):
         pytest.skip("compiles for minutes: run with TEST_COMPILED=1")
     return request.param
-
-
-def made(way, name, **keywords):
-    """The model with the recipe's weights, computed in that way."""
-    model = fill(create_model(name, **keywords))
-    if way == "compiled":
-        compiling.compile_blocks(model, "on")
-    return model
-
-
-def laid(way, images):
-    return images if way == "contiguous" else images.contiguous(memory_format=torch.channels_last)
-
-
-def check_logits(logits, expected):
-    """Compare (B, classes) logits with the recorded summary of each row."""
-    for row, want in zip(logits.double().numpy(), expected):
-        tolerance = LOGIT_TOLERANCE * want["std"]
-        numpy.testing.assert_allclose(row[:8], want["first8"], rtol=0, atol=tolerance)
-        assert abs(row.sum() - want["sum"]) < 1000 * tolerance
-        assert abs(row.std() - want["std"]) < tolerance
-        assert abs(row.max() - want["max"]) < tolerance
-        assert abs(row.min() - want["min"]) < tolerance
-        assert row.argmax() == want["argmax"]
 
 
 @pytest.mark.parametrize(

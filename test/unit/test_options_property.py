@@ -20,6 +20,7 @@ from wild_options import st
 import args as options_module
 import batches
 import build
+import catalogue
 import engine
 import main
 from runtime.compat import create_model
@@ -181,6 +182,7 @@ def sandbox(tmp_path_factory):
     patch.setattr(build, "describe", describe)
     patch.setattr(engine, "Progress", TwoSteps)
     patch.setattr(batches, "DataLoader", load_here)
+    patch.setattr(catalogue, "size_of", lambda name: (1, None))  # counts for half a minute
     yield folder
     patch.undo()
 

@@ -7,12 +7,11 @@ zero but for rounding (a bias before a batch norm, say).
 
 import pytest
 import torch
-from plain_smlp import PlainSMLPNet, plain_model
+from plain_smlp import WIDTHS_AND_DEPTHS, PlainSMLPNet, plain_model
 from plain_training import PlainEma, plain_optimizer, plain_step, soft_target_loss
 from recipe import fill, normal
 
 import losses
-import models
 from models.smlp import sMLPNet
 from runtime.amp import Precision
 from runtime.compat import create_model
@@ -67,7 +66,7 @@ def test_gradients_and_running_statistics(net, is_training):
     assert_close(*statistics)
 
 
-@pytest.mark.parametrize("name", models.MODEL_NAMES)
+@pytest.mark.parametrize("name", WIDTHS_AND_DEPTHS)
 def test_state_dicts_and_drop_path_rates_are_the_same(name):
     ours, plain = create_model(name), plain_model(name)
     shapes = [[(key, value.shape) for key, value in model.state_dict().items()] for model in (ours, plain)]

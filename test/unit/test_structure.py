@@ -35,7 +35,11 @@ LEVELS = {
     "index": 5,
     "datasets": 6,
     "models": 6,
+    "models.layers": 4,
     "models.smlp": 5,
+    "models.spach": 5,
+    "models.shiftvit": 5,
+    "catalogue": 8,
     "steps": 6,
     "engine": 7,
     "output": 7,
@@ -53,6 +57,7 @@ LEVELS = {
     "benchmarks.data": 10,
     "benchmarks.e2e": 10,
     "benchmarks.scale": 10,
+    "benchmarks.project": 10,
     "benchmark": 11,
 }
 NAMES_BELOW = {"cuda", "npu", "is_cuda", "float16", "bfloat16", "half", "__version__", "autocast_mode", "backends"}

@@ -1,0 +1,85 @@
+"""What the families of models share."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from runtime.compat import DropPath
+
+
+class ImageModel(nn.Module):
+    """A classifier (B, in_chans, S, S) -> (B, num_classes) with timm's methods.
+
+    A subclass has the layer `head`, `num_features` and `forward_features`, and applies its blocks by `apply_block`, in
+    whose place a compiled function may be put. `num_classes=0` leaves the pooled features (B, num_features).
+    """
+
+    def make_classifier(self, num_classes):
+        """Linear, or Identity where there are no classes."""
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self):
+        """The last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes):
+        """Replace the last layer by a fresh one of `num_classes` outputs."""
+        self.num_classes = num_classes
+        self.head = self.make_classifier(num_classes)
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+def drop_path_of(rate):
+    """DropPath, or Identity where nothing is dropped."""
+    return DropPath(rate) if rate else nn.Identity()
+
+
+def rising_rates(last_rate, blocks):
+    """A rate for each block, rising linearly from 0 to `last_rate`."""
+    return [last_rate * block / max(blocks - 1, 1) for block in range(blocks)]
+
+
+def branch_scale(drop_path, x, training):
+    """Drop path's factors (B, 1, ...) for a branch of `x` (B, ...), None where there are none.
+
+    They are drawn outside a block, so that blocks that differ by their rate alone are one function to compile.
+    """
+    if not training or isinstance(drop_path, nn.Identity):
+        return None
+    return drop_path(x.new_ones([x.shape[0]] + [1] * (x.dim() - 1)))
+
+
+def scaled(branch, scale):
+    """`branch` times the factors that `branch_scale` gave."""
+    return branch if scale is None else branch * scale
+
+
+def left_product(layer, tokens):
+    """The linear map of `layer`, a Linear or 1x1 Conv2d, over the middle axis of `tokens` (N, S, features)."""
+    weight = layer.weight.flatten(1).expand(tokens.shape[0], -1, -1)
+    return torch.baddbmm(layer.bias.view(1, -1, 1), weight, tokens)
+
+
+def depthwise(conv, x):
+    """The depthwise 3x3 `conv` of `x` (B, C, H, W)."""
+    kernel = conv.weight
+    kernel = kernel.flatten(1).view(kernel.shape)  # so that its gradient comes in its own strides, as DDP wants it
+    return functional.conv2d(x, kernel, conv.bias, padding=1, groups=kernel.shape[0])
+
+
+def stage_sides(image_size, patch_size, stages):
+    """Tokens a side at each stage; ValueError where a stage would have to cut a token in half."""
+    divisor = patch_size * 2 ** (stages - 1)
+    if image_size < divisor or image_size % divisor:
+        raise ValueError("image_size %s is not a multiple of %d" % (image_size, divisor))
+    return [image_size // patch_size // 2**stage for stage in range(stages)]
+
+
+def with_published_names(keywords):
+    """`keywords` with timm's and the published `img_size` under the name `image_size`."""
+    keywords = dict(keywords)
+    if "img_size" in keywords:
+        keywords["image_size"] = keywords.pop("img_size")
+    return keywords
