@@ -46,9 +46,16 @@ from utils import write_json  # noqa: E402
 SHAPE = {"dim": 16, "depths": (1, 1, 2, 1)}
 WAYS = {"plain": [], "ours": [], "fast": ["--loader=fast"], "reshape": ["--token-layout=reshape"]}
 CLASSES, SIDE, CONFIDENCE = 10, 32, 0.9
-RECIPE = ["--input-size=32", "--batch-size=64", "--lr=0.016", "--warmup-epochs=2", "--warmup-lr=1e-4", "--min-lr=1e-5"]
-RECIPE += ["--aa=rand-m5-mstd0.5-inc1", "--hflip=0", "--reprob=0.1", "--mixup=0.2", "--cutmix=0", "--no-pin-mem"]
-RECIPE += ["--device=cpu", "--amp=none", "--num-workers=0", "--model-ema-decay=0.9", "--print-freq=1000"]
+RECIPE = ["--input-size=32", "--batch-size=64", "--lr=0.024", "--warmup-epochs=2", "--warmup-lr=1e-4", "--min-lr=1e-5"]
+RECIPE += ["--aa=rand-m5-mstd0.5-inc1", "--hflip=0", "--reprob=0.1", "--mixup=0.1", "--cutmix=0", "--no-pin-mem"]
+RECIPE += [
+    "--no-repeated-aug",
+    "--device=cpu",
+    "--amp=none",
+    "--num-workers=0",
+    "--model-ema-decay=0.9",
+    "--print-freq=1000",
+]
 
 
 @register_model
@@ -137,7 +144,7 @@ def plain_epoch(options, run, loaders):
         Published(part.dataset.images, datasets.build_transform(is_train, options))
         for part, is_train in ((loaders.train, True), (loaders.val, False))
     )
-    sampler = RASampler(train, seed=options.seed)
+    sampler = RASampler(train, seed=options.seed, repeats=3 if options.repeated_aug else 1)
     batches = DataLoader(train, options.batch_size, sampler=sampler, drop_last=True)
     seed_host(options.seed)
 
