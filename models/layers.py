@@ -1,10 +1,12 @@
 """What the families of models share."""
 
+import sys
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from runtime.compat import DropPath
+from runtime.compat import DropPath, register_model
 
 
 class ImageModel(nn.Module):
@@ -83,3 +85,15 @@ def with_published_names(keywords):
     if "img_size" in keywords:
         keywords["image_size"] = keywords.pop("img_size")
     return keywords
+
+
+def register(kind, name, **defaults):
+    """Register with timm, under `name`, the function that builds a `kind` of model with these defaults; the name."""
+
+    def build(**keywords):
+        return kind(**dict(defaults, **with_published_names(keywords)))
+
+    build.__name__ = build.__qualname__ = name
+    build.__module__ = kind.__module__
+    setattr(sys.modules[kind.__module__], name, register_model(build))
+    return name

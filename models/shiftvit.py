@@ -12,12 +12,12 @@ from models.layers import (
     ImageModel,
     branch_scale,
     drop_path_of,
+    register,
     rising_rates,
     scaled,
     stage_sides,
-    with_published_names,
 )
-from runtime.compat import register_model, trunc_normal_
+from runtime.compat import trunc_normal_
 
 
 class ConvMLP(nn.Module):
@@ -150,15 +150,6 @@ def _initialise(module):
             nn.init.zeros_(module.bias)
 
 
-def _register(name, **defaults):
-    def build(**keywords):
-        return ShiftViT(**dict(defaults, **with_published_names(keywords)))
-
-    build.__name__ = build.__qualname__ = name
-    globals()[name] = register_model(build)
-    return name
-
-
 def _register_all():
     for way, size, depths, drop_path_rate in (
         ("light", "tiny", (2, 2, 6, 2), 0.2),
@@ -172,7 +163,8 @@ def _register_all():
         ("r2", "base", (10, 18, 36, 10), 0.6),
     ):
         is_base = size == "base"
-        yield _register(
+        yield register(
+            ShiftViT,
             "shiftvit_%s_%s" % (way, size),
             embed_dim=128 if is_base else 96,
             n_div=16 if is_base else 12,

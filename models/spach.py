@@ -13,12 +13,12 @@ from models.layers import (
     depthwise,
     drop_path_of,
     left_product,
+    register,
     rising_rates,
     scaled,
     stage_sides,
-    with_published_names,
 )
-from runtime.compat import attention, register_model
+from runtime.compat import attention
 
 STEM_TYPES = ("conv1", "conv4")
 _STEM_WIDTH = 64  # of conv4's inner convolutions
@@ -260,15 +260,6 @@ def _initialise(module):
             nn.init.zeros_(module.bias)
 
 
-def _register(name, **defaults):
-    def build(**keywords):
-        return Spach(**dict(defaults, **with_published_names(keywords)))
-
-    build.__name__ = build.__qualname__ = name
-    globals()[name] = register_model(build)
-    return name
-
-
 def _register_single_stages():
     """p 16: a width, heads and an MLP ratio for each size, and a depth for each way to mix."""
     functions = {"mlp": "mlp", "conv": "pass", "attn": "attn"}
@@ -279,7 +270,8 @@ def _register_single_stages():
     ):
         for way, depth in depths.items():
             is_half = (size, way) == ("xxs", "attn")
-            yield _register(
+            yield register(
+                Spach,
                 "spach_%s_patch16_224_%s" % (size, way),
                 stages=[[(functions[way], depth)]],
                 hidden_dim=dim // 2 if is_half else dim,
@@ -307,7 +299,8 @@ def _register_multi_stages():
         ("s", "hybrid", 128, 3.0, [[("pass", 3)], [("pass", 2), ("attn", 2)]] + late),
     ]
     for size, way, width, ratio, stages in pure + hybrid:
-        yield _register(
+        yield register(
+            Spach,
             "spach_ms_%s_patch4_224_%s" % (size, way),
             stages=stages,
             hidden_dim=width,
