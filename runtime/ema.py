@@ -50,9 +50,8 @@ class Ema:
 
 
 def _floats_of(model):
-    """Its floating-point tensors; one that goes by several names, as shared layers do, is followed once."""
-    floats = (value.detach() for value in model.state_dict().values() if value.is_floating_point())
-    return list({value.data_ptr(): value for value in floats}.values())
+    """Its floating-point tensors; one that goes by several names, as in shared layers, is followed once."""
+    return [value.detach() for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
 
 
 class NoEma:
