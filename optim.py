@@ -12,8 +12,8 @@ from runtime.errors import UserError
 
 
 def scaled_lr(args, world_size):
-    """The peak learning rate: `--lr` for a global batch of 512, in proportion to the actual one."""
-    return args.lr * args.batch_size * world_size / 512.0
+    """The peak learning rate: `--lr` for a global batch of 512, in proportion to all that a step takes."""
+    return args.lr * args.batch_size * args.grad_accum_steps * world_size / 512.0
 
 
 def build_optimizer(args, model, lr):
