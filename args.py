@@ -182,7 +182,9 @@ def _add_schedule(parser):
     group.add_argument("--warmup-epochs", type=_EPOCHS, default=20, metavar="N", help="(default: 20)")
     group.add_argument("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="(default: 1e-6)")
     group.add_argument("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="(default: 1e-5)")
-    group.add_argument("--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step (default: 30)")
+    group.add_argument(
+        "--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step, wsd and rsqrt (default: 30)"
+    )
     group.add_argument(
         "--decay-milestones",
         type=_EPOCHS,
@@ -192,7 +194,12 @@ def _add_schedule(parser):
         help="of multistep (default: 90 180 270)",
     )
     group.add_argument(
-        "--decay-rate", "--dr", type=number(float, above=0, high=1000), default=0.1, metavar="X", help="(default: 0.1)"
+        "--decay-rate",
+        "--dr",
+        type=number(float, above=0, high=1000),
+        default=0.1,
+        metavar="X",
+        help="of step and multistep, the power of poly (default: 0.1)",
     )
     group.add_argument("--lr-noise", type=_SHARE, nargs="+", metavar="PCT", help="share of the epochs (default: none)")
     group.add_argument(
