@@ -1,5 +1,6 @@
 """SPACH and ShiftViT against the numbers of the published code, and what a user may ask of every model."""
 
+import copy
 import os
 import types
 
@@ -15,6 +16,7 @@ import main
 import models
 from models.shiftvit import ShiftViT, shift
 from models.spach import Spach
+from runtime import compiling
 from runtime.compat import DropPath, attention, create_model, without_contents
 from runtime.ema import Ema
 from runtime.errors import UserError
@@ -65,6 +67,8 @@ def test_names_and_shapes(name):
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if "logits" in EVAL["models"][name]])
 def test_eval_logits(way, name):
+    if way == "contiguous" and EVAL["models"][name]["params"] > 30e6:
+        pytest.skip("takes seconds: the smaller models of the family are computed in this way too")
     model, want = made(way, name), EVAL["models"][name]
     assert weights_sha256(model) == want["weights_sha256"]
     with torch.no_grad():
@@ -119,6 +123,22 @@ def test_memory_formats_agree(small):
         gradients.append([parameter.grad.clone() for parameter in model.parameters()])
     for one, other in zip(*gradients):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(not os.environ.get("TEST_COMPILED"), reason="compiles for minutes: run with TEST_COMPILED=1")
+@pytest.mark.parametrize("kind, one_stage", [("spach mlp", {}), ("shiftvit", {"depths": (2,)})])
+def test_compiled_blocks_are_what_is_written(kind, one_stage):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    written = SMALL[kind][0](image_size=32, num_classes=5, **dict(SMALL[kind][1], **one_stage)).train()
+    nn.init.normal_(written.head.weight, std=0.1)
+    compiled = copy.deepcopy(written)
+    compiling.compile_blocks(compiled, "on")
+    for model in (written, compiled):
+        torch.manual_seed(1)
+        model(images).logsumexp(1).sum().backward()
+    for (name, one), other in zip(written.named_parameters(), compiled.parameters()):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
 
 
 def test_sizes_and_channels(small):
