@@ -69,7 +69,8 @@ def _switch(group, name, default, help_on):
 def build_parser():
     """The parser of main.py."""
     parser = Parser("main.py", description="Train and evaluate sMLPNet.", allow_abbrev=False)
-    for add in (_add_model, _add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_precision, _add_run):
+    recipe = (_add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_distillation)
+    for add in (_add_model, *recipe, _add_precision, _add_run):
         add(parser)
     return parser
 
@@ -91,6 +92,9 @@ def _add_model(parser):
     group.add_argument("--shared-spatial-func", action="store_true", help="of SPACH: one in all blocks of a stage")
     group.add_argument("--list-models", action="store_true", help="print a table of the models, and end")
     _switch(group, "model-ema", True, "keep an average of the weights (default: on)")
+    group.add_argument(
+        "--model-ema-warmup", action="store_true", help="at step t of the run a decay of at most (1 + t) / (10 + t)"
+    )
     group.add_argument("--model-ema-decay", type=_SHARE, default=0.99996, metavar="RATE", help="(default: 0.99996)")
     group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the average in host memory")
 
@@ -151,6 +155,13 @@ def _add_optimizer(parser):
     group.add_argument(
         "--batch-size", type=number(int, low=1, high=10**6), default=128, metavar="N", help="a process (default: 128)"
     )
+    group.add_argument(
+        "--grad-accum-steps",
+        type=number(int, low=1, high=10**4),
+        default=1,
+        metavar="N",
+        help="batches of a process whose gradients make a step (default: 1)",
+    )
     group.add_argument("--opt", default="adamw", metavar="NAME", help="any of timm's (default: adamw)")
     group.add_argument(
         "--opt-eps", type=number(float, above=0, high=1000), default=1e-8, metavar="X", help="(default: 1e-8)"
@@ -171,9 +182,24 @@ def _add_schedule(parser):
     group.add_argument("--warmup-epochs", type=_EPOCHS, default=20, metavar="N", help="(default: 20)")
     group.add_argument("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="(default: 1e-6)")
     group.add_argument("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="(default: 1e-5)")
-    group.add_argument("--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step (default: 30)")
     group.add_argument(
-        "--decay-rate", "--dr", type=number(float, above=0, high=1000), default=0.1, metavar="X", help="(default: 0.1)"
+        "--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step, wsd and rsqrt (default: 30)"
+    )
+    group.add_argument(
+        "--decay-milestones",
+        type=_EPOCHS,
+        nargs="+",
+        default=[90, 180, 270],
+        metavar="EPOCH",
+        help="of multistep (default: 90 180 270)",
+    )
+    group.add_argument(
+        "--decay-rate",
+        "--dr",
+        type=number(float, above=0, high=1000),
+        default=0.1,
+        metavar="X",
+        help="of step and multistep, the power of poly (default: 0.1)",
     )
     group.add_argument("--lr-noise", type=_SHARE, nargs="+", metavar="PCT", help="share of the epochs (default: none)")
     group.add_argument(
@@ -184,6 +210,23 @@ def _add_schedule(parser):
     )
     group.add_argument("--cooldown-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
     group.add_argument("--patience-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
+
+
+def _add_distillation(parser):
+    group = parser.add_argument_group("distillation")
+    group.add_argument(
+        "--distillation-type", default="none", choices=["none", "soft", "hard"], help="learn from a teacher's logits"
+    )
+    group.add_argument("--teacher-model", default="regnety_160", metavar="NAME", help="(default: regnety_160)")
+    group.add_argument("--teacher-path", default="", metavar="PATH", help="its checkpoint, as of --resume")
+    group.add_argument("--distillation-alpha", type=_SHARE, default=0.5, metavar="X", help="its share (default: 0.5)")
+    group.add_argument(
+        "--distillation-tau",
+        type=number(float, low=0.01, high=1000),
+        default=1.0,
+        metavar="X",
+        help="temperature of soft (default: 1)",
+    )
 
 
 def _add_precision(parser):
@@ -211,6 +254,7 @@ def _add_precision(parser):
         metavar="N",
         help="do the work of N processes, whatever their number: N batches a step (default: one a process)",
     )
+    group.add_argument("--sync-bn", action="store_true", help="batch statistics over all processes; CUDA only")
     group.add_argument("--world-size", type=_POSITIVE_COUNT, default=1, help=argparse.SUPPRESS)
     group.add_argument("--local-rank", type=_COUNT, help=argparse.SUPPRESS)
 
@@ -285,6 +329,8 @@ def _check(options):
         raise UserError("--data-set %s: only IMNET, a folder with train/ and val/, is supported" % options.data_set)
     if not (options.eval or options.throughput):
         _check_batches(options)
+        if options.distillation_type != "none" and not options.teacher_path:
+            raise UserError("--distillation-type %s needs --teacher-path" % options.distillation_type)
     if options.eval_json:
         _check_eval_json(options.eval_json)
     if options.sched == "plateau":
@@ -329,6 +375,8 @@ def warnings_of(options):
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(options, name) != defaults[name]:
             lines.append("--%s has no effect: %s" % (name.replace("_", "-"), reason))
+    if options.teacher_path and options.distillation_type == "none":
+        lines.append("--teacher-path has no effect: --distillation-type is none")
     return lines
 
 

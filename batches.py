@@ -27,8 +27,9 @@ def collate(samples):
 class Batches:
     """Batches of `dataset`, as `batch_sampler` orders them, on the device: (images (B, 3, H, W), targets (B,)).
 
-    `parts` batches, one for each virtual rank of this process, make a step. An unreadable image is a UserError; with
-    `skip_bad` it is counted in `skipped`, and a UserError only where nothing can take its place in training.
+    `parts` batches, in each round one for each virtual rank of this process, make a step. An unreadable image is a
+    UserError; with `skip_bad` it is counted in `skipped`, and a UserError only where nothing can take its place in
+    training.
     """
 
     def __init__(
@@ -64,10 +65,10 @@ class Batches:
     def __iter__(self):
         return self._deliver(0)
 
-    def images_of(self, epoch, step, rank):
-        """[(index, path)] of the images that the virtual rank `rank` uses in that step."""
+    def images_of(self, epoch, number, rank):
+        """[(index, path)] of the images in the batch `number` of the virtual rank `rank`."""
         self.batch_sampler.set_epoch(epoch)
-        return [(index, self.dataset.images[index][0]) for index in self.batch_sampler.indices_of(step, rank)]
+        return [(index, self.dataset.images[index][0]) for index in self.batch_sampler.indices_of(number, rank)]
 
     def _deliver(self, batch):
         self.skipped = 0

@@ -7,9 +7,12 @@ import args as options_module
 import engine
 import losses
 import optim
+import teacher
+from models.smlp import layout_of
 from runtime import checkpoint, compiling
 from runtime.amp import select_precision
 from runtime.compat import Mixup, create_model, release_versions
+from runtime.distributed import sync_statistics
 from runtime.ema import Ema, NoEma
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
@@ -20,26 +23,30 @@ def build_run(options, ranks, logger, num_classes, start):
     """model -> device -> optimizer -> precision -> EMA -> DDP -> load: apex must come before DDP, EMA copies the
     bare module, and state is loaded into what the precision has prepared."""
     device = ranks.device
-    model = build_model(options, num_classes, start).to(device.torch_device)
-    is_compiled = compiling.compiles(options.compile, device)
+    trains = not (options.eval or options.throughput)
+    model = build_model(options, num_classes, start)
+    syncs = trains and syncs_statistics(options, ranks, logger)
+    model = (sync_statistics(model) if syncs else model).to(device.torch_device)
+    is_compiled = compiling.compiles("off" if syncs else options.compile, device)
     if is_compiled:
         compiling.compile_blocks(model, options.compile)
     lr = optim.scaled_lr(options, ranks.virtual_size)
     optimizer = optim.build_optimizer(options, model, lr)
     learning_rate = optim.LearningRate(options, optimizer, lr)
     precision = select_precision(options.amp, device, options.amp_dtype, options.opt_level)
-    trains = not (options.eval or options.throughput)
     model, optimizer = precision.prepare(model, optimizer)
     has_average = bool(start.loaded and start.loaded.get("model_ema"))
     keeps_average = options.model_ema and (trains or has_average)
-    ema = Ema(model, options.model_ema_decay, options.model_ema_force_cpu) if keeps_average else NoEma()
+    ema = NoEma()
+    if keeps_average:
+        ema = Ema(model, options.model_ema_decay, options.model_ema_force_cpu, options.model_ema_warmup)
     current = engine.Run(
         device=device,
         ranks=ranks,
         model=ranks.wrap(model) if trains else model,
         bare_model=model,
         ema=ema,
-        criterion=losses.build_criterion(options_module.mixes(options), options.smoothing),
+        criterion=build_criterion(options, device, num_classes),
         optimizer=optimizer,
         precision=precision,
         learning_rate=learning_rate,
@@ -51,11 +58,24 @@ def build_run(options, ranks, logger, num_classes, start):
         show_bar=ranks.is_main and sys.stderr.isatty(),
         is_compiled=is_compiled,
         skips_not_finite=options.on_nonfinite == "skip",
+        rounds=options.grad_accum_steps,
         stop=StopSignals(logger.warning),
     )
     if start.loaded:
         load(options, current, start)
     return current
+
+
+def syncs_statistics(options, ranks, logger):
+    """Whether `--sync-bn` is asked for and there are processes to synchronise; UserError where it cannot work."""
+    if not options.sync_bn:
+        return False
+    if not ranks.can_sync_statistics():
+        logger.warning("--sync-bn has no effect: there is one process")
+        return False
+    if options.compile == "on":
+        raise UserError("--sync-bn: its blocks are not compiled; leave out --compile on")
+    return True
 
 
 def build_model(options, num_classes, start):
@@ -90,13 +110,18 @@ def _keywords_of_family(options, recorded):
                 raise UserError("%s %s: --model %s has no such option" % (flag, value, options.model))
     keywords = given.get(own, {})
     if own == "smlpnet":
-        keywords["token_layout"] = options.token_layout or _layout_of(recorded)
+        keywords["token_layout"] = options.token_layout or layout_of(recorded)
     return keywords
 
 
-def _layout_of(recorded):
-    """The token layout of the program that recorded these options; only the Ascend port has an option `npu`."""
-    return recorded.get("token_layout") or ("reshape" if "npu" in recorded else "permute")
+def build_criterion(options, device, num_classes):
+    """What is learnt: from the targets, and with `--distillation-type` from a teacher."""
+    criterion = losses.build_criterion(options_module.mixes(options), options.smoothing)
+    if options.distillation_type == "none" or options.eval or options.throughput:
+        return criterion
+    loaded = teacher.load_teacher(options, device.torch_device, num_classes, create_model)
+    kind, alpha, tau = options.distillation_type, options.distillation_alpha, options.distillation_tau
+    return losses.Distillation(criterion, loaded, kind, alpha, tau)
 
 
 def build_mixup(options, num_classes):
@@ -140,10 +165,10 @@ def load(options, current, start):
         )
     if recorded.get("opt", options.opt) != options.opt:
         raise UserError("%s holds the state of --opt %s, not of %s" % (start.path, recorded["opt"], options.opt))
-    if start.loaded.get("step") and recorded.get("batch_size") != options.batch_size:
-        raise UserError(
-            "%s stopped within an epoch: go on with its --batch-size %s" % (start.path, recorded["batch_size"])
-        )
+    for name in ("batch_size", "grad_accum_steps") if start.loaded.get("step") else ():
+        if recorded.get(name, 1) != getattr(options, name):
+            was = "--%s %s" % (name.replace("_", "-"), recorded.get(name, 1))
+            raise UserError("%s stopped within an epoch: go on with its %s" % (start.path, was))
     checkpoint.load_into(start.path, current, start.loaded)
 
 
@@ -167,9 +192,13 @@ def describe(options, current, loaders, start):
         rows.insert(4, ("token layout", current.bare_model.token_layout))
     if loaders.train:
         batch_size = loaders.train.batch_size
-        rows.append(("global batch", "%d (%d a rank)" % (batch_size * virtual_size, batch_size)))
+        rounds = "" if current.rounds == 1 else " in each of %d rounds" % current.rounds
+        global_batch = batch_size * current.rounds * virtual_size
+        rows.append(("global batch", "%d (%d a rank%s)" % (global_batch, batch_size, rounds)))
         rows.append(("peak LR", "%g" % optim.scaled_lr(options, virtual_size)))
         rows.append(("epochs", "%d of %d steps" % (options.epochs, len(loaders.train))))
+    if isinstance(current.criterion, losses.Distillation):
+        rows.append(("teacher", "%s, %s" % (options.teacher_model, options.distillation_type)))
     rows.append(("start", "from %s" % start.path if start.path else "from random weights"))
     folder = os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir"
     rows.append(("output", folder))

@@ -89,7 +89,7 @@ def _kind_of(value):
 
 def with_full_paths(values):
     """The options `values` with absolute paths, so that they mean the same in any folder."""
-    paths = {name: values.get(name) for name in ("data_path", "index_cache", "output_dir", "resume")}
+    paths = {name: values.get(name) for name in ("data_path", "index_cache", "output_dir", "resume", "teacher_path")}
     full = {name: os.path.abspath(path) for name, path in paths.items() if _is_path(path)}
     return dict(values, **full)
 

@@ -209,7 +209,14 @@ def _train_batches(args, ranks, dataset):
             "%d training images are too few for %d processes: batch normalisation needs 2 images on each"
             % (len(dataset), ranks.virtual_size)
         )
-    return _batches(args, ranks, dataset, PositionBatches(samplers, batch_size), parts=len(samplers))
+    rounds = args.grad_accum_steps
+    if batch_size * rounds > len(samplers[0]):
+        raise UserError(
+            "--grad-accum-steps %d: an epoch holds %d batches of %d images for each of %d process(es)"
+            % (rounds, len(samplers[0]) // batch_size, batch_size, ranks.virtual_size)
+        )
+    batches = PositionBatches(samplers, batch_size, rounds)
+    return _batches(args, ranks, dataset, batches, parts=rounds * len(samplers))
 
 
 def _val_batches(args, ranks, dataset):

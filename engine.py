@@ -38,12 +38,13 @@ class Run:
     show_bar: bool = False
     is_compiled: bool = False
     skips_not_finite: bool = False
+    rounds: int = 1  # batches of a rank whose gradients make a step
     skipped_in_a_row: int = 0
     stop: Any = field(default_factory=StopSignals)
 
-    def seed_step(self, epoch, step, rank):
-        """Set every generator for one step of the (virtual) rank: mixup, dropout and drop path draw from them."""
-        value = position_seed("step", self.seed, epoch, rank, step)
+    def seed_step(self, epoch, number, rank):
+        """Set every generator for one batch of the (virtual) rank: mixup, dropout and drop path draw from them."""
+        value = position_seed("step", self.seed, epoch, rank, number)
         seed_host(value)
         self.device.seed(value)
 
@@ -108,7 +109,7 @@ def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
             stop = _agree(run, batches, epoch, step, progress)
         if not result.is_skipped:
             run.precision.step(run.optimizer, run.model.parameters(), run.clip_grad)
-            run.ema.update(run.bare_model)
+            run.ema.update(run.bare_model, epoch * steps + step)
         if is_within and (save_now or stop):
             save(progress.state(step + 1))
         if is_within and stop:

@@ -12,8 +12,8 @@ from runtime.errors import UserError
 
 
 def scaled_lr(args, world_size):
-    """The peak learning rate: `--lr` for a global batch of 512, in proportion to the actual one."""
-    return args.lr * args.batch_size * world_size / 512.0
+    """The peak learning rate: `--lr` for a global batch of 512, in proportion to all that a step takes."""
+    return args.lr * args.batch_size * args.grad_accum_steps * world_size / 512.0
 
 
 def build_optimizer(args, model, lr):
@@ -25,11 +25,14 @@ def build_optimizer(args, model, lr):
         optimizer = create_optimizer(args, model)
         if getattr(optimizer, "is_second_order", False):
             raise UserError("--opt %s needs second derivatives, which are not computed here" % args.opt)
+        if hasattr(optimizer, "_momentum_initialized"):
+            message = "--opt %s of timm 0.4 takes no weight decay and begins anew in a resumed run: use nvnovograd"
+            raise UserError(message % args.opt)
         _rehearse(args, device)
     except UserError:
         raise
     except Exception as error:  # an optimizer raises nearly anything on a setting that it did not foresee
-        why = str(error) or type(error).__name__
+        why = str(error) or "this timm has no such optimizer"  # timm 0.4 asserts without a word
         raise UserError("--opt %s with its options is not possible: %s" % (args.opt, why)) from None
     return optimizer
 
@@ -93,7 +96,7 @@ class LearningRate:
         try:
             self.schedule, _ = create_scheduler(_with_lr(args, lr), optimizer)
             if self.schedule is None:
-                raise ValueError("there is no such schedule")
+                raise ValueError("this timm has no such schedule")
             self._check(args.epochs)
         except (AssertionError, ValueError, TypeError, ArithmeticError) as error:
             raise UserError("--sched %s with its options is not possible: %s" % (args.sched, error)) from None

@@ -81,13 +81,14 @@ class EvalShard(Sampler):
 
 
 class PositionBatches(Sampler):
-    """Whole batches of Positions, from any batch of any epoch on: step by step one of each of `samplers`.
+    """Whole batches of Positions, from any batch of any epoch on: round by round one of each of `samplers`.
 
-    Each sampler is that of one (virtual) rank, and all are equally long.
+    Each sampler is that of one (virtual) rank, and all are equally long. A step takes `rounds` rounds, in which a rank
+    uses the images that one batch of `rounds` times the size would hold; an epoch has whole steps only.
     """
 
-    def __init__(self, samplers, batch_size):
-        self.samplers, self.batch_size = samplers, batch_size
+    def __init__(self, samplers, batch_size, rounds=1):
+        self.samplers, self.batch_size, self.rounds = samplers, batch_size, rounds
         self.first_batch = 0
 
     def set_epoch(self, epoch):
@@ -96,23 +97,23 @@ class PositionBatches(Sampler):
             sampler.set_epoch(epoch)
 
     def __len__(self):
-        return len(self.samplers[0]) // self.batch_size * len(self.samplers)
+        return len(self.samplers[0]) // (self.batch_size * self.rounds) * self.rounds * len(self.samplers)
 
     def __iter__(self):
         indices = [sampler.indices() for sampler in self.samplers]
         for batch in range(self.first_batch, len(self)):
-            step, place = divmod(batch, len(self.samplers))
-            yield self._positions(self.samplers[place], indices[place], step)
+            number, place = divmod(batch, len(self.samplers))
+            yield self._positions(self.samplers[place], indices[place], number)
 
-    def _positions(self, sampler, indices, step):
-        first = step * self.batch_size
+    def _positions(self, sampler, indices, number):
+        first = number * self.batch_size
         used = enumerate(indices[first : first + self.batch_size].tolist(), first)
         return [Position(index, (sampler.seed, sampler.epoch, sampler.rank, draw)) for draw, index in used]
 
-    def indices_of(self, step, rank):
-        """The images that `rank` uses in `step` of the chosen epoch."""
+    def indices_of(self, number, rank):
+        """The images of the batch `number` of `rank` in the chosen epoch."""
         indices = self.samplers[0].for_rank(rank).indices()
-        return indices[step * self.batch_size : (step + 1) * self.batch_size].tolist()
+        return indices[number * self.batch_size : (number + 1) * self.batch_size].tolist()
 
 
 class ShardBatches(Sampler):

@@ -13,17 +13,19 @@ StepResult = namedtuple("StepResult", "losses images is_skipped")  # losses (par
 
 
 def take_gradients(run, parts, epoch, step):
-    """Leave in the parameters the mean gradients over the batches `parts`, one for each virtual rank of this process.
+    """Leave in the parameters the mean gradients over the batches `parts`: in each of `run.rounds` rounds one for each
+    virtual rank of this process.
 
-    Each batch has its own mixup, randomness and batch statistics. The running statistics are updated by the first
-    alone, as the first rank's count under DDP. With `run.skips_not_finite` a step with such a loss on any rank leaves
-    neither gradients nor statistics.
+    Each batch has its own mixup, randomness and batch statistics. The running statistics are updated by the first of
+    each round alone, as the first rank's count under DDP. With `run.skips_not_finite` a step with such a loss on any
+    rank leaves neither gradients nor statistics.
     """
     losses, images, kept = [], 0, None
     before = _buffers(run) if run.skips_not_finite else None
-    for rank, (inputs, targets) in zip(run.ranks.virtual_ranks, parts):
-        more_follow = rank != run.ranks.virtual_ranks[-1]
-        run.seed_step(epoch, step, rank)
+    places, ranks = _places(run, step), run.ranks.virtual_ranks
+    for (number, rank), (inputs, targets) in zip(places, parts):
+        more_follow = (number, rank) != places[-1]
+        run.seed_step(epoch, number, rank)
         inputs, targets = run.mix(inputs, targets)
         run.ranks.mark_waiting()  # the forward pass waits for the first rank's statistics
         with run.ranks.delays_sums(run.model, more_follow):
@@ -35,18 +37,19 @@ def take_gradients(run, parts, epoch, step):
                 run.optimizer.zero_grad()
                 return StepResult(torch.stack(losses), 0, True)
             run.ranks.mark_waiting()
-            run.precision.backward(_share(loss, run), run.optimizer, more_follow)
+            run.precision.backward(loss if len(places) == 1 else loss / len(places), run.optimizer, more_follow)
         images += len(inputs)
-        if more_follow and kept is None:
+        if len(ranks) > 1 and rank == ranks[0]:
             kept = _buffers(run)
-    if kept is not None:
-        _restore(run, kept)
+        elif rank == ranks[-1] and kept is not None:
+            _restore(run, kept)
     return StepResult(torch.stack(losses), images, False)
 
 
-def _share(loss, run):
-    count = len(run.ranks.virtual_ranks)
-    return loss if count == 1 else loss / count
+def _places(run, step):
+    """[(number of the batch in the epoch of its virtual rank, virtual rank)] of a step's batches in this process."""
+    numbers = range(step * run.rounds, (step + 1) * run.rounds)
+    return [(number, rank) for number in numbers for rank in run.ranks.virtual_ranks]
 
 
 def _buffers(run):
@@ -86,15 +89,16 @@ def note_skipped(run, batches, epoch, step, losses):
 
 def _where(run, batches, epoch, step, own):
     """Which ranks' losses of a step are not finite, and which images they had; all ranks must ask."""
-    flags = [0.0] * run.ranks.virtual_size
-    for rank, loss in zip(run.ranks.virtual_ranks, own):
-        flags[rank] = float(not math.isfinite(loss))
-    bad = [rank for rank, flag in enumerate(run.ranks.added(flags)) if flag]
-    images = {rank: batches.images_of(epoch, step, rank) for rank in bad}
+    flags = [0.0] * (run.ranks.virtual_size * run.rounds)
+    for (number, rank), loss in zip(_places(run, step), own):
+        flags[rank * run.rounds + number % run.rounds] = float(not math.isfinite(loss))
+    images = {}
+    for rank, part in (divmod(place, run.rounds) for place, flag in enumerate(run.ranks.added(flags)) if flag):
+        images.setdefault(rank, []).extend(batches.images_of(epoch, step * run.rounds + part, rank))
     return {
         "epoch": epoch,
         "step": step,
-        "ranks": bad,
+        "ranks": list(images),
         "indices": {rank: [index for index, _ in used] for rank, used in images.items()},
         "files": {rank: [path for _, path in used] for rank, used in images.items()},
     }

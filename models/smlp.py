@@ -24,6 +24,11 @@ from runtime.compat import register_model
 TOKEN_LAYOUTS = ("permute", "reshape")
 
 
+def layout_of(recorded):
+    """The token layout of the program that recorded these options; only the Ascend port has an option `npu`."""
+    return recorded.get("token_layout") or ("reshape" if "npu" in recorded else "permute")
+
+
 class DepthwiseUnit(nn.Module):
     """BatchNorm, GELU, 3x3 depthwise convolution: (B, C, H, W) -> (B, C, H, W)."""
 

@@ -187,20 +187,20 @@ def set_aside(path, suffix=""):
     return target
 
 
-def resolve(path, names=(LATEST, BEST)):
-    """The checkpoint file that `--resume path` means: the file, the first of `names` in the folder, or what is fetched
-    from the URL."""
+def resolve(path, names=(LATEST, BEST), option="--resume"):
+    """The checkpoint file that `--resume path`, or another option, means: the file, the first of `names` in the folder,
+    or what is fetched from the URL."""
     if download.is_url(path):
         return download.fetch(path)
     if os.path.isdir(path):
         for name in names:
             if os.path.exists(os.path.join(path, name)):
                 return os.path.join(path, name)
-        raise UserError("--resume %s: the folder holds neither %s" % (path, " nor ".join(names)))
+        raise UserError("%s %s: the folder holds neither %s" % (option, path, " nor ".join(names)))
     if not os.path.exists(path):
-        raise UserError("--resume %s: no such file" % path)
+        raise UserError("%s %s: no such file" % (option, path))
     if not os.path.isfile(path):
-        raise UserError("--resume %s: neither a file nor a folder" % path)
+        raise UserError("%s %s: neither a file nor a folder" % (option, path))
     return path
 
 

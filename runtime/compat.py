@@ -40,6 +40,7 @@ __all__ = [
     "create_scheduler",
     "create_transform",
     "inference_mode",
+    "is_model",
     "register_model",
     "release_versions",
     "resizes_bytes",
@@ -50,7 +51,7 @@ __all__ = [
 RandomResizedCropAndInterpolation = timm.data.transforms.RandomResizedCropAndInterpolation
 LabelSmoothingCrossEntropy = timm.loss.LabelSmoothingCrossEntropy
 SoftTargetCrossEntropy = timm.loss.SoftTargetCrossEntropy
-create_model = timm.create_model
+create_model, is_model = timm.create_model, timm.models.is_model
 create_optimizer = timm.optim.create_optimizer
 create_scheduler = timm.scheduler.create_scheduler
 # DataLoader's option that lets its processes live on from one epoch to the next (torch >= 1.7).

@@ -286,6 +286,15 @@ class Ranks:
             find_unused_parameters=keep_buckets,
         )
 
+    def can_sync_statistics(self):
+        """Whether there are ranks for `sync_statistics`; UserError where --sync-bn cannot work between them."""
+        if self.virtual_size != self.world_size:
+            message = "--sync-bn: the statistics of %d virtual ranks cannot be taken together on %d process(es)"
+            raise UserError(message % (self.virtual_size, self.world_size))
+        if self.world_size > 1 and self.device.kind != "cuda":
+            raise UserError("--sync-bn works between CUDA GPUs only, this is %s: leave it out" % self.device.kind)
+        return self.world_size > 1
+
     def delays_sums(self, model, delays):
         """The context of a forward and backward pass of what `wrap` gave, whose gradients are kept here for now."""
         return model.no_sync() if delays and self.world_size > 1 else contextlib.nullcontext()
@@ -296,6 +305,11 @@ class Ranks:
             self.watchdog.end()
         if self.world_size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def sync_statistics(model):
+    """`model` with batch normalisation over the batches of all ranks, under the same names."""
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _check_url(url):

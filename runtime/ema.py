@@ -9,11 +9,12 @@ class Ema:
     """A copy of `model` whose weights follow it: ema = decay * ema + (1 - decay) * model after every step.
 
     Floating-point buffers are averaged too, integer ones keep their first value (timm's ModelEma, which the reference
-    uses). `on_cpu` keeps the copy in host memory.
+    uses). `on_cpu` keeps the copy in host memory. With `warms_up` the decay of the run's step t, counted from 0, is at
+    most (1 + t) / (10 + t), so that the average is soon one of trained weights.
     """
 
-    def __init__(self, model, decay, on_cpu=False):
-        self.decay = decay
+    def __init__(self, model, decay, on_cpu=False, warms_up=False):
+        self.decay, self.warms_up = decay, warms_up
         self.module = copy.deepcopy(model).eval()
         if on_cpu:
             self.module.cpu()
@@ -22,19 +23,24 @@ class Ema:
         self._pairs = None
 
     @torch.no_grad()
-    def update(self, model):
-        """Follow one step of the bare (not distributed) `model`, the same in every call."""
+    def update(self, model, step=0):
+        """Follow the run's step number `step` of the bare (not distributed) `model`, the same in every call."""
+        decay = self.decay_of(step)
         if self._pairs is None:  # tensors that are only ever changed in place; to list them takes milliseconds
             self._pairs = _floats_of(self.module), _floats_of(model)
         averages, values = self._pairs
         if averages and averages[0].device != values[0].device:
             values = [value.to(averages[0].device) for value in values]
         if hasattr(torch, "_foreach_mul_"):
-            torch._foreach_mul_(averages, self.decay)
-            torch._foreach_add_(averages, values, alpha=1 - self.decay)
+            torch._foreach_mul_(averages, decay)
+            torch._foreach_add_(averages, values, alpha=1 - decay)
             return
         for average, value in zip(averages, values):
-            average.mul_(self.decay).add_(value, alpha=1 - self.decay)
+            average.mul_(decay).add_(value, alpha=1 - decay)
+
+    def decay_of(self, step):
+        """The weight of the average itself in the update after the run's step number `step`."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warms_up else self.decay
 
     def module_on(self, device):
         """The averaged model on `device`; a copy where the average is kept in host memory."""
@@ -59,7 +65,7 @@ class NoEma:
 
     module = None
 
-    def update(self, model):
+    def update(self, model, step=0):
         pass
 
     def state_dict(self):

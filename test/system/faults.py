@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import sys
 import time
 
 import torch
@@ -112,8 +113,31 @@ def slow_listing(name, seconds):
     index.list_images = listing
 
 
+def count_sums(name, rank):
+    """A rank says on stderr after each step how many buckets of gradients were added up over the ranks."""
+    take, counted = engine.take_gradients, []
+
+    def hook(state, bucket):
+        state.append(bucket)
+        work = torch.distributed.all_reduce(bucket.buffer().div_(2), async_op=True).get_future()
+        return work.then(lambda done: done.value()[0])
+
+    def counting(run, parts, epoch, step):
+        if not hasattr(run.model, "is_counted"):
+            run.model.is_counted = True
+            run.model.register_comm_hook(counted, hook)
+        result = take(run, parts, epoch, step)
+        if str(run.ranks.rank) == rank:
+            sys.stderr.write("gradient sums %d\n" % len(counted))
+        counted.clear()
+        return result
+
+    engine.take_gradients = counting
+
+
 FAULTS = {
     "slow-save": slow_save,
+    "count-sums": count_sums,
     "nan": not_finite,
     "inf": not_finite,
     "hang": hang,

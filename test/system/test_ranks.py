@@ -7,7 +7,8 @@ import sys
 import time
 
 import pytest
-from conftest import HERE, OPTIONS, ROOT, clean_environment, run_main, write_images
+import torch
+from conftest import HERE, OPTIONS, ROOT, clean_environment, current_torch, run_main, write_images
 
 from runtime import checkpoint
 
@@ -162,3 +163,38 @@ def test_bad_path_is_told_once(nproc):
     status, _, err = run_main(["--data-path=nowhere"] + OPTIONS, nproc)
     assert status == 2
     assert err == "main.py: error: --data-path nowhere: no such folder\n"
+
+
+@current_torch
+def test_rounds_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, images):
+    """Two steps an epoch of three batches on each of two ranks, on two processes and on one that does their work."""
+    base = ["--data-path=" + images] + OPTIONS + ["--batch-size=2", "--epochs=2", "--lr=0.5", "--opt=momentum"]
+    assert run_main(base + ["--output-dir=" + str(tmp_path / "teacher"), "--seed=7"])[0] == 0
+    words = base + ["--grad-accum-steps=3", "--model-ema-warmup", "--distillation-type=soft", "--print-freq=1"]
+    words += ["--teacher-model=smlpnet_tiny", "--teacher-path=" + str(tmp_path / "teacher"), "--checkpoint-steps=1"]
+    folders = {}
+    for nproc, more in ((2, []), (1, ["--virtual-ranks=2"])):
+        folders[nproc] = str(tmp_path / str(nproc))
+        status, out, err = run_main(words + more + ["--output-dir=" + folders[nproc]], nproc)
+        assert status == 0, err
+        assert "global batch  12 (2 a rank in each of 3 rounds)" in out
+    two, one = (checkpoint.load(os.path.join(folders[nproc], checkpoint.LATEST)) for nproc in (2, 1))
+    assert losses_of(folders[1]) == pytest.approx(losses_of(folders[2]), abs=1e-5)
+    for part in ("model", "model_ema"):
+        for name, value in two[part].items():
+            assert torch.allclose(one[part][name], value, rtol=1e-4, atol=1e-5), (part, name)
+    status, _, err = run_main(words + ["--sync-bn"], 2)
+    assert status == 2 and err == "main.py: error: --sync-bn works between CUDA GPUs only, this is cpu: leave it out\n"
+
+
+@current_torch
+def test_gradients_travel_once_a_step(tmp_path, images):
+    """DDP adds up the gradients of the last round's backward pass alone."""
+    words = ["--data-path=" + images] + OPTIONS + ["--batch-size=2", "--epochs=1", "--opt=momentum"]
+    counts = {}
+    for rounds in (1, 3):
+        status, out, err = run_main(words + ["--grad-accum-steps=%d" % rounds], 2, {"FAULT": "count-sums:0"})
+        assert status == 0, err
+        counts[rounds] = [int(line.split()[-1]) for line in err.splitlines() if line.startswith("gradient sums")]
+    assert len(counts[1]) == 6 and len(counts[3]) == 2
+    assert set(counts[1]) == set(counts[3]) and min(counts[1]) >= 1

@@ -10,8 +10,7 @@ import args as options_module
 import config_files
 from runtime.errors import UserError
 
-# Published options that belong to what is not here: distillation and fine-tuning.
-ELSEWHERE = ["teacher_model", "teacher_path", "distillation_type", "distillation_alpha", "distillation_tau", "finetune"]
+ELSEWHERE = ["finetune"]  # published options that belong to what is not here
 # Published defaults that are faults or machine paths: REFERENCE's drop path never reached a model, and so on.
 OTHER_DEFAULT = {"drop_path", "data_path", "device", "dist_eval", "num_workers", "local_rank"}
 PUBLISHED = [
@@ -23,6 +22,7 @@ CHOICES = {
     "device": "cpu",
     "remode": "const",
     "mixup_mode": "elem",
+    "distillation_type": "none",
     "train_interpolation": "random",
     "inat_category": "name",
     "sched": "step",

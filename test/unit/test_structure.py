@@ -42,6 +42,7 @@ LEVELS = {
     "catalogue": 8,
     "steps": 6,
     "engine": 7,
+    "teacher": 7,
     "output": 7,
     "record": 8,
     "build": 8,
