@@ -9,6 +9,7 @@ import sys
 
 import torch
 
+import models  # noqa: F401 - registers the models with timm
 from command_line import Parser
 from runtime.errors import RunError, UserError, printable
 

@@ -1,6 +1,7 @@
 """benchmark.py: rates against a clock that is turned by hand, its command line, and what it leaves."""
 
 import json
+import subprocess
 import sys
 import types
 
@@ -196,3 +197,10 @@ def test_each_command_measures_and_prints(words, baseline, pictures, tmp_path, c
     assert next(row["ratio"] for row in rows if row["setting"].endswith(baseline)) == pytest.approx(1)
     assert all(row["value"] > 0 for row in rows if row["unit"] != "%")
     assert len(rows) > 1 and baseline in capsys.readouterr().out
+
+
+def test_the_ledger_as_a_program_of_its_own():
+    words = [sys.executable, benchmark.__file__, "ledger", "--batch-size=2", "--input-size=32"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ours: EMA" in done.stdout
