@@ -90,6 +90,12 @@ def _add_model(parser):
     )
     group.add_argument("--stem-type", default="conv1", choices=["conv1", "conv4"], help="of SPACH (default: conv1)")
     group.add_argument("--shared-spatial-func", action="store_true", help="of SPACH: one in all blocks of a stage")
+    group.add_argument(
+        "--finetune",
+        default="",
+        metavar="PATH",
+        help="begin with the weights of this checkpoint (file, folder or https URL), whatever its classes and size",
+    )
     group.add_argument("--list-models", action="store_true", help="print a table of the models, and end")
     _switch(group, "model-ema", True, "keep an average of the weights (default: on)")
     group.add_argument(
@@ -179,6 +185,13 @@ def _add_schedule(parser):
     )
     group.add_argument("--epochs", type=number(int, low=1, high=10**6), default=300, metavar="N", help="(default: 300)")
     group.add_argument("--sched", default="cosine", metavar="NAME", help="any of timm's but plateau (default: cosine)")
+    group.add_argument(
+        "--layer-decay",
+        type=number(float, above=0, high=1),
+        default=1.0,
+        metavar="X",
+        help="a layer's rate is that of the layer above times this (default: 1)",
+    )
     group.add_argument("--warmup-epochs", type=_EPOCHS, default=20, metavar="N", help="(default: 20)")
     group.add_argument("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="(default: 1e-6)")
     group.add_argument("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="(default: 1e-5)")
@@ -375,6 +388,10 @@ def warnings_of(options):
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(options, name) != defaults[name]:
             lines.append("--%s has no effect: %s" % (name.replace("_", "-"), reason))
+    if options.finetune and (options.eval or options.throughput):
+        lines.append("--finetune has no effect: nothing is trained; --resume names the weights to evaluate")
+    elif options.finetune and options.resume:
+        lines.append("--finetune has no effect: --resume names what the run goes on from")
     if options.teacher_path and options.distillation_type == "none":
         lines.append("--teacher-path has no effect: --distillation-type is none")
     return lines

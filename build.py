@@ -8,6 +8,7 @@ import engine
 import losses
 import optim
 import teacher
+import transfer
 from models.smlp import layout_of
 from runtime import checkpoint, compiling
 from runtime.amp import select_precision
@@ -19,12 +20,12 @@ from runtime.seeding import position_seed, seed_host
 from runtime.stops import StopSignals
 
 
-def build_run(options, ranks, logger, num_classes, start):
+def build_run(options, ranks, logger, classes, start):
     """model -> device -> optimizer -> precision -> EMA -> DDP -> load: apex must come before DDP, EMA copies the
     bare module, and state is loaded into what the precision has prepared."""
     device = ranks.device
     trains = not (options.eval or options.throughput)
-    model = build_model(options, num_classes, start)
+    model = build_weights(options, logger, classes, start)
     syncs = trains and syncs_statistics(options, ranks, logger)
     model = (sync_statistics(model) if syncs else model).to(device.torch_device)
     is_compiled = compiling.compiles("off" if syncs else options.compile, device)
@@ -46,11 +47,11 @@ def build_run(options, ranks, logger, num_classes, start):
         model=ranks.wrap(model) if trains else model,
         bare_model=model,
         ema=ema,
-        criterion=build_criterion(options, device, num_classes),
+        criterion=build_criterion(options, device, len(classes)),
         optimizer=optimizer,
         precision=precision,
         learning_rate=learning_rate,
-        mixup=build_mixup(options, num_classes),
+        mixup=build_mixup(options, len(classes)),
         clip_grad=options.clip_grad,
         seed=options.seed,
         logger=logger,
@@ -78,9 +79,21 @@ def syncs_statistics(options, ranks, logger):
     return True
 
 
-def build_model(options, num_classes, start):
-    """The model with weights drawn from `--seed`, in the checkpoint's token layout unless another is asked for."""
-    keywords = _keywords_of_family(options, checkpoint.options_of(start.loaded) if start.loaded else {})
+def build_weights(options, logger, classes, start):
+    """The model with the weights of `--finetune`, unless a checkpoint's follow, else with fresh ones."""
+    if start.loaded or options.eval or options.throughput or not options.finetune:
+        return build_model(options, len(classes), checkpoint.options_of(start.loaded or {}))
+    source = transfer.read(options.finetune)
+    _check_recorded(source.path, source.options, options, ("model", "stem_type", "shared_spatial_func"))
+    model = build_model(options, len(classes), source.options)
+    for line in transfer.begin_with(source, model, classes):
+        logger.info("--finetune: %s", line)
+    return model
+
+
+def build_model(options, num_classes, recorded):
+    """The model with weights drawn from `--seed`; the token layout is the `recorded` one, unless one is asked for."""
+    keywords = _keywords_of_family(options, recorded)
     if options.drop_path is not None:
         keywords["drop_path_rate"] = options.drop_path
     seed_host(position_seed("weights", options.seed))
@@ -143,11 +156,7 @@ def build_mixup(options, num_classes):
 def load(options, current, start):
     """Put the checkpoint into the run; UserError where it belongs to another model or cannot be gone on with."""
     recorded = checkpoint.options_of(start.loaded)
-    for name in ("model", "input_size", "stem_type", "shared_spatial_func"):
-        was, now, flag = recorded.get(name), getattr(options, name), "--" + name.replace("_", "-")
-        if was is not None and was != now:
-            remedy = {True: "pass " + flag, False: "leave out " + flag}.get(was, "pass %s %s" % (flag, was))
-            raise UserError("%s was made with %s %s, not %s: %s" % (start.path, flag, was, now, remedy))
+    _check_recorded(start.path, recorded, options, ("model", "input_size", "stem_type", "shared_spatial_func"))
     checkpoint.check_fits(start.path, start.loaded["model"], current.bare_model)
     if current.ema.module is not None and start.loaded.get("model_ema"):
         checkpoint.check_fits(start.path, start.loaded["model_ema"], current.ema.module)
@@ -165,11 +174,23 @@ def load(options, current, start):
         )
     if recorded.get("opt", options.opt) != options.opt:
         raise UserError("%s holds the state of --opt %s, not of %s" % (start.path, recorded["opt"], options.opt))
+    if (recorded.get("layer_decay", 1) == 1) != (options.layer_decay == 1):
+        was = recorded.get("layer_decay", 1)
+        raise UserError("%s holds the state of --layer-decay %s: pass it" % (start.path, was))
     for name in ("batch_size", "grad_accum_steps") if start.loaded.get("step") else ():
         if recorded.get(name, 1) != getattr(options, name):
             was = "--%s %s" % (name.replace("_", "-"), recorded.get(name, 1))
             raise UserError("%s stopped within an epoch: go on with its %s" % (start.path, was))
     checkpoint.load_into(start.path, current, start.loaded)
+
+
+def _check_recorded(path, recorded, options, names):
+    """UserError where an option has another value than the one that the checkpoint was made with."""
+    for name in names:
+        was, now, flag = recorded.get(name), getattr(options, name), "--" + name.replace("_", "-")
+        if was is not None and was != now:
+            remedy = {True: "pass " + flag, False: "leave out " + flag}.get(was, "pass %s %s" % (flag, was))
+            raise UserError("%s was made with %s %s, not %s: %s" % (path, flag, was, now, remedy))
 
 
 def describe(options, current, loaders, start):
@@ -199,7 +220,8 @@ def describe(options, current, loaders, start):
         rows.append(("epochs", "%d of %d steps" % (options.epochs, len(loaders.train))))
     if isinstance(current.criterion, losses.Distillation):
         rows.append(("teacher", "%s, %s" % (options.teacher_model, options.distillation_type)))
-    rows.append(("start", "from %s" % start.path if start.path else "from random weights"))
+    begun = "the weights of %s" % options.finetune if options.finetune and loaders.train else ""
+    rows.append(("start", "from %s" % (start.path or begun or "random weights")))
     folder = os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir"
     rows.append(("output", folder))
     rows.append(("versions", release_versions()))

@@ -89,7 +89,8 @@ def _kind_of(value):
 
 def with_full_paths(values):
     """The options `values` with absolute paths, so that they mean the same in any folder."""
-    paths = {name: values.get(name) for name in ("data_path", "index_cache", "output_dir", "resume", "teacher_path")}
+    names = ("data_path", "index_cache", "output_dir", "resume", "finetune", "teacher_path")
+    paths = {name: values.get(name) for name in names}
     full = {name: os.path.abspath(path) for name, path in paths.items() if _is_path(path)}
     return dict(values, **full)
 

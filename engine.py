@@ -71,7 +71,7 @@ class Run:
 
     def _load_optimizer(self, state):
         """Restore the optimizer's memory; its settings stay those of this run's options and device."""
-        names = ("weight_decay", "betas", "eps", "momentum", "foreach", "fused")
+        names = ("weight_decay", "betas", "eps", "momentum", "foreach", "fused", "layer_scale")
         own, saved = self.optimizer.param_groups, state["param_groups"]
         if len(own) == len(saved):  # else torch says so
             settings = [{name: group[name] for name in names if name in group} for group in own]

@@ -48,7 +48,7 @@ def run(argv):
         ranks.watch(report)
         start = find_start(options, ranks)
         loaders = datasets.build_loaders(options, ranks, start.loaded and start.loaded.get("classes"))
-        current = build.build_run(options, ranks, logger, len(loaders.classes), start)
+        current = build.build_run(options, ranks, logger, loaders.classes, start)
         begin(options, current, start)
         if ranks.is_main:
             datasets.keep_indexes(options, loaders)

@@ -20,7 +20,9 @@ def build_optimizer(args, model, lr):
     """The optimizer `--opt` over `model`; weight decay spares biases and 1-d parameters."""
     _check_name(args.opt)
     device = next(model.parameters()).device
+    decay = args.layer_decay
     args = _with(args, lr=lr, opt_args={"fused": True} if _can_fuse(args.opt, device) else None)
+    args.layer_decay = None  # a recent timm would group by it itself
     try:
         optimizer = create_optimizer(args, model)
         if getattr(optimizer, "is_second_order", False):
@@ -29,12 +31,31 @@ def build_optimizer(args, model, lr):
             message = "--opt %s of timm 0.4 takes no weight decay and begins anew in a resumed run: use nvnovograd"
             raise UserError(message % args.opt)
         _rehearse(args, device)
+        if decay != 1:
+            _split_by_layer(optimizer, model, decay)
     except UserError:
         raise
     except Exception as error:  # an optimizer raises nearly anything on a setting that it did not foresee
         why = str(error) or "this timm has no such optimizer"  # timm 0.4 asserts without a word
         raise UserError("--opt %s with its options is not possible: %s" % (args.opt, why)) from None
     return optimizer
+
+
+def _split_by_layer(optimizer, model, decay):
+    """Give each group one for every layer, whose rate is `decay` times that of the layer above (Clark et al.,
+    arXiv 2003.10555); the norm and head above the blocks have the full rate."""
+    layer_of = model.group_matcher()
+    layers = {id(parameter): layer_of(name) for name, parameter in model.named_parameters()}
+    last, groups = max(layers.values()), []
+    for group in optimizer.param_groups:
+        parts = {}
+        for parameter in group["params"]:
+            parts.setdefault(layers[id(parameter)], []).append(parameter)
+        groups += [
+            dict(group, params=parameters, layer_scale=decay ** (last - layer))
+            for layer, parameters in sorted(parts.items())
+        ]
+    optimizer.param_groups[:] = groups
 
 
 def _check_name(name):
@@ -109,9 +130,12 @@ class LearningRate:
                 raise ValueError("the rate of epoch %d would be %s" % (epoch, rate))
 
     def set(self, epoch):
-        """Set the rate of `epoch` and return the first group's."""
+        """Set the rate of `epoch` and return it; with `--layer-decay` a layer takes its part of it."""
         self.schedule.step(max(epoch - 1, 0))
-        return self.optimizer.param_groups[0]["lr"]
+        rate = self.optimizer.param_groups[0]["lr"]
+        for group in self.optimizer.param_groups:
+            group["lr"] *= group.get("layer_scale", 1)
+        return rate
 
 
 def _with_lr(args, lr):

@@ -32,6 +32,8 @@ class Record:
             "classes": len(loaders.classes),
             "epochs": options.epochs,
         }
+        layout = getattr(run.bare_model, "token_layout", options.token_layout)
+        self.made = {"token_layout": layout}  # which a checkpoint may have decided
         self.history = list(loaded.get("history", []))
         self.max_accuracy, self.best_epoch = -1.0, None
         if start.has_best:
@@ -73,7 +75,7 @@ class Record:
             "seconds": self.seconds,
             "classes": list(self.classes),
             "world_size": self.facts["virtual_ranks"],
-            "args": self.options.as_dict(),
+            "args": dict(self.options.as_dict(), **self.made),
         }
 
     def summary(self, status):

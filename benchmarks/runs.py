@@ -38,7 +38,7 @@ def make_run(words, classes=CLASSES):
     device.prefer_speed()
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
     start = output.plan(options, ranks.virtual_size)
-    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), classes, start)
+    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), range(classes), start)
 
 
 def settle(args):

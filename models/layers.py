@@ -12,8 +12,9 @@ from runtime.compat import DropPath, register_model
 class ImageModel(nn.Module):
     """A classifier (B, in_chans, S, S) -> (B, num_classes) with timm's methods.
 
-    A subclass has the layer `head`, `num_features` and `forward_features`, and applies its blocks by `apply_block`, in
-    whose place a compiled function may be put. `num_classes=0` leaves the pooled features (B, num_features).
+    A subclass has the layer `head`, `num_features`, `depths`, `block_of` and `forward_features`, and applies its blocks
+    by `apply_block`, in whose place a compiled function may be put. `num_classes=0` leaves the pooled features
+    (B, num_features).
     """
 
     def make_classifier(self, num_classes):
@@ -28,6 +29,20 @@ class ImageModel(nn.Module):
         """Replace the last layer by a fresh one of `num_classes` outputs."""
         self.num_classes = num_classes
         self.head = self.make_classifier(num_classes)
+
+    def group_matcher(self, coarse=False):
+        """A function from a parameter's name to the number of its layer: 0 for the stem, 1 for the first block (with
+        `coarse` for the first stage), the last for the norm and the head. What halves the tokens belongs to the block
+        after it."""
+        last = [sum(self.depths[: stage + 1]) for stage in range(len(self.depths))]
+
+        def layer_of(name):
+            block = self.block_of(name)
+            if block is None:
+                return 1 + (len(self.depths) if coarse else last[-1])
+            return 1 + (sum(block >= end for end in last) if coarse and block >= 0 else block)
+
+        return layer_of
 
     def forward(self, x):
         return self.forward_head(self.forward_features(x))

@@ -94,7 +94,7 @@ class ShiftViT(ImageModel):
     ):
         super().__init__()
         stage_sides(image_size, patch_size, len(depths))
-        self.num_classes = num_classes
+        self.num_classes, self.depths = num_classes, tuple(depths)
         self.num_features = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
@@ -116,6 +116,16 @@ class ShiftViT(ImageModel):
         self.head = self.make_classifier(num_classes)
         self.apply(_initialise)
         self.apply_block = _apply_block
+
+    def block_of(self, name):
+        """The number of the block that the parameter `name` belongs to, -1 for the stem, None after the last block."""
+        words = name.split(".")
+        if words[0] != "layers":
+            return -1 if words[0] == "patch_embed" else None
+        stage = int(words[1])
+        if words[2] == "downsample":
+            return sum(self.depths[: stage + 1])
+        return sum(self.depths[:stage]) + int(words[3])
 
     def make_classifier(self, num_classes):
         """Linear, or Identity where there are no classes."""

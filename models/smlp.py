@@ -178,6 +178,13 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         for rate in rising_rates(last_rate, len(self.token_mix)):
             self.drop_path.append(drop_path_of(rate))
 
+    def block_of(self, name):
+        """The number of the block that the parameter `name` belongs to, -1 for the stem, None after the last block."""
+        kind, number = name.split(".")[:2]
+        if kind == "to_patch_embedding":
+            return sum(self.depths[: int(number)]) if int(number) else -1
+        return int(number) if kind in ("token_mix", "channel_mix") else None
+
     def get_classifier(self):
         """The last layer: Linear, or Identity where there are no classes."""
         return self.mlp_head[0]

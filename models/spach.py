@@ -150,6 +150,7 @@ class Spach(ImageModel):
         self.image_size, self.num_classes, self.num_heads = image_size, num_classes, num_heads
         self.token_ratio, self.channel_ratio, self.drop_rate = token_ratio, channel_ratio, drop_rate
         self.num_features = hidden_dim * 2 ** (len(stages) - 1)
+        self.depths = tuple(sum(depth for _, depth in stage) for stage in stages)
         sides = stage_sides(image_size, patch_size, len(stages))
         self.stem = nn.Module()
         self.stem.proj = _stem(stem_type, in_chans, hidden_dim, patch_size)
@@ -189,6 +190,16 @@ class Spach(ImageModel):
         if function == "mlp":
             return SpatialMLP(side * side, int(side * side * self.token_ratio), self.drop_rate)
         return None
+
+    def block_of(self, name):
+        """The number of the block that the parameter `name` belongs to, -1 for the stem, None after the last block."""
+        first, second = name.split(".")[:2]
+        if first in ("stem", "norm1"):
+            return -1
+        if first not in self.stage_names:
+            return None
+        stage = self.stage_names.index(first)
+        return sum(self.depths[:stage]) + max(int(second) - (stage > 0), 0)
 
     def make_classifier(self, num_classes):
         """Linear with weights 0, or Identity where there are no classes."""

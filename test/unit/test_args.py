@@ -10,12 +10,9 @@ import args as options_module
 import config_files
 from runtime.errors import UserError
 
-ELSEWHERE = ["finetune"]  # published options that belong to what is not here
 # Published defaults that are faults or machine paths: REFERENCE's drop path never reached a model, and so on.
 OTHER_DEFAULT = {"drop_path", "data_path", "device", "dist_eval", "num_workers", "local_rank"}
-PUBLISHED = [
-    option for option in golden("cli_args")["ascend_main_py"] if option["flags"] and option["dest"] not in ELSEWHERE
-]
+PUBLISHED = [option for option in golden("cli_args")["ascend_main_py"] if option["flags"]]
 VALUES = {"int": "2", "float": "0.5", "str": "x"}
 CHOICES = {
     "data_set": "IMNET",

@@ -274,6 +274,12 @@ def test_checkpoints_of_the_ascend_port_keep_their_layout(small, tmp_path, capsy
         capsys.readouterr()
         assert small("--eval", "--resume=" + path) == 0
         assert re.search("token layout +" + layout, capsys.readouterr().out)
+        out = str(tmp_path / layout)
+        assert small("--output-dir=" + out, "--epochs=1", "--resume=" + path) == 0
+        capsys.readouterr()
+        assert small("--output-dir=" + out, "--epochs=2") == 0
+        assert re.search("token layout +" + layout, capsys.readouterr().out)
+        assert checkpoint.load(os.path.join(out, checkpoint.LATEST))["args"]["token_layout"] == layout
 
 
 def test_token_layout_comes_from_the_checkpoint(small, tmp_path):

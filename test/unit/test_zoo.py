@@ -2,7 +2,6 @@
 
 import copy
 import os
-import types
 
 import pytest
 import torch
@@ -212,14 +211,14 @@ def test_the_list_of_models(monkeypatch, capsys):
 def test_options_of_another_family_are_refused(words, text):
     options = options_module.parse(["--data-path=unused"] + words)
     with pytest.raises(UserError) as failure:
-        build.build_model(options, 10, types.SimpleNamespace(loaded=None))
+        build.build_model(options, 10, {})
     assert text in str(failure.value)
 
 
 def test_options_reach_the_models():
     words = ["--model=spach_xxs_patch16_224_mlp", "--stem-type=conv4", "--shared-spatial-func", "--input-size=32"]
     options = options_module.parse(["--data-path=unused", "--drop=0.2", "--drop-path=0.4"] + words)
-    model = build.build_model(options, 10, types.SimpleNamespace(loaded=None))
+    model = build.build_model(options, 10, {})
     assert isinstance(model.stem.proj, nn.Sequential) and model.head.out_features == 10
     assert model.blocks[0].spatial_func is model.blocks[5].spatial_func
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.2}
