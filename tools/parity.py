@@ -78,7 +78,7 @@ def main():
     curves = collect(args)
     results = compare(curves, args.margin)
     write_json(os.path.join(args.output, "parity.json"), {"options": vars(args), "recipe": RECIPE, "results": results})
-    draw(curves, results, os.path.join(args.output, "parity.png"))
+    draw(curves, results, args.margin, os.path.join(args.output, "parity.png"))
     for line in table(results):
         print(line)
     return 0 if all(result["equivalent"] for name, result in results.items() if name in ("ours", "fast")) else 1
@@ -220,8 +220,8 @@ def table(results):
     return lines
 
 
-def draw(curves, results, path):
-    """Mean curves with 95 % bands, and the differences with their intervals."""
+def draw(curves, results, margin, path):
+    """Mean curves with 95 % bands, and the differences with their intervals beside the margin."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -241,14 +241,17 @@ def draw(curves, results, path):
         panel.set_xlabel("epoch")
         panel.set_ylabel(label + ", mean and 95 % band")
         panel.legend()
-    panels[1].set_ylim(bottom=max(0, min(row["accuracy"][-1] for rows in curves.values() for row in rows.values()) - 3))
+    least = min(row["accuracy"][-1] for rows in curves.values() for row in rows.values())
+    panels[1].set_ylim(max(0, least - 3), min(100, panels[1].get_ylim()[1]))
     compared = [(way, result) for way, result in results.items() if "difference" in result]
     for place, (_, result) in enumerate(compared):
         panels[2].plot([result["low"], result["high"]], [place, place], color="black")
         panels[2].plot(result["difference"], place, "o", color="#4477aa")
     panels[2].set_yticks(range(len(compared)), ["%s - %s" % (way, result["beside"]) for way, result in compared])
     panels[2].axvline(0, color="gray", linewidth=1)
-    panels[2].set_xlabel("difference of Acc@1 in points, 90 % interval")
+    for limit in (-margin, margin):
+        panels[2].axvline(limit, color="gray", linewidth=1, linestyle="--")
+    panels[2].set_xlabel("difference in points, 90 % interval, margin")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
