@@ -3,11 +3,13 @@
 import logging
 import os
 
+import plain_smlp
 import torch
-from plain_smlp import WIDTHS_AND_DEPTHS
+from plain_siblings import plain_sibling
 
 import args as options_module
 import build
+import models
 import output
 from runtime.device import select_device
 from runtime.distributed import Ranks, read_launch
@@ -18,7 +20,7 @@ CLASSES = 1000
 
 def add_model_arguments(parser):
     """The options that choose the model and its batches."""
-    parser.add_argument("--model", default="smlpnet_tiny", choices=WIDTHS_AND_DEPTHS)
+    parser.add_argument("--model", default="smlpnet_tiny", choices=models.MODEL_NAMES, metavar="NAME")
     parser.add_argument("--batch-size", type=int, default=None, help="(default: 8 on a CPU, else 112)")
     parser.add_argument("--input-size", type=int, default=224)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "npu"])
@@ -47,6 +49,12 @@ def settle(args):
     args.device = device.kind
     args.batch_size = args.batch_size or (112 if device.is_accelerator else 8)
     return device
+
+
+def plain_model(name, **keywords):
+    """The plain formulation of the model `name`."""
+    make = plain_smlp.plain_model if name in plain_smlp.WIDTHS_AND_DEPTHS else plain_sibling
+    return make(name, **keywords)
 
 
 def batch_for(device, args, memory_format=torch.channels_last):

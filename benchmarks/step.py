@@ -6,7 +6,6 @@ with plain float32, too.
 """
 
 import torch
-from plain_smlp import plain_model
 from plain_training import PlainEma, plain_optimizer, plain_step
 
 import engine
@@ -96,7 +95,7 @@ def _ours(args, device, mode, precision, choice):
 
 def _plain(args, device, mode, precision):
     """One unit of the plain formulation's work."""
-    model = plain_model(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
+    model = runs.plain_model(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
     images, targets = runs.batch_for(device, args, torch.contiguous_format)
     is_full = precision == "float32"
     chosen = select_precision("none" if is_full else "native", device, None if is_full else precision)

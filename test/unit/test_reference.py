@@ -5,11 +5,13 @@ is a part in 10,000 of the largest value of each tensor, and as much of the larg
 zero but for rounding (a bias before a batch norm, say).
 """
 
+import plain_siblings
 import pytest
 import torch
 from plain_smlp import WIDTHS_AND_DEPTHS, PlainSMLPNet, plain_model
 from plain_training import PlainEma, plain_optimizer, plain_step, soft_target_loss
 from recipe import fill, normal
+from test_zoo import SMALL as SMALL_SIBLINGS
 
 import losses
 from models.smlp import sMLPNet
@@ -117,3 +119,21 @@ def test_a_loss_that_is_not_finite_ends_the_plain_training():
     take = plain_step(plain, plain_optimizer(plain), PlainEma(plain), Device("cpu"))
     with pytest.raises(FloatingPointError, match="the loss is nan"):
         take(torch.full((2, 3, 64, 64), float("nan")), soft_targets(10))
+
+
+@pytest.mark.parametrize("is_training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("kind", SMALL_SIBLINGS)
+def test_the_siblings_equal_their_plain_formulation(kind, is_training):
+    make, words = SMALL_SIBLINGS[kind]
+    words = dict(words, image_size=32, num_classes=5, drop_path_rate=0.0 if is_training else 0.5)
+    both = fill(make(**words)), plain_siblings.plain(fill(make(**words)))
+    images, logits = normal("input", (4, 3, 32, 32)), []
+    for model in both:
+        model.train(is_training)
+        logits.append(model(images.contiguous(memory_format=torch.channels_last) if model is both[0] else images))
+        soft_target_loss(logits[-1], torch.softmax(normal("targets", (4, 5)), dim=1)).backward()
+    assert_close({"logits": logits[0]}, {"logits": logits[1]})
+    gradients = [{name: value.grad for name, value in model.named_parameters()} for model in both]
+    assert_close(*gradients, scale=max(value.abs().max().item() for value in gradients[1].values()))
+    assert not {type(module) for module in both[0].modules()} & set(plain_siblings.PLAIN)
+    assert type(both[1]) in plain_siblings.PLAIN
