@@ -270,12 +270,12 @@ def test_weights_of_32_pixels_help_at_64(family, digits, monkeypatch, tmp_path, 
         assert main.main([*recipe, "--output-dir=%s" % (tmp_path / name), *words]) == 0, capsys.readouterr().err
         return checkpoint.load(str(tmp_path / name / checkpoint.LATEST))["history"][-1]["test_acc1"]
 
-    learn("small", "--input-size=32", "--epochs=8", "--warmup-epochs=2")
+    learn("small", "--input-size=32", "--epochs=5", "--warmup-epochs=1")
     words = ["--input-size=64", "--epochs=1", "--warmup-epochs=0", "--lr=0.006"]
     fresh = learn("fresh", *words)
     tuned = learn("tuned", "--finetune=%s" % (tmp_path / "small"), *words)
     print("64 pixels: %.1f %% from 32 pixels, %.1f %% from nothing" % (tuned, fresh))
-    assert tuned > fresh + 10
+    assert tuned > fresh + 5
 
 
 MODELS = ["smlpnet_tiny", "spach_xxs_patch16_224_mlp", "spach_ms_xxs_patch4_224_mlp", "shiftvit_r4_tiny"]
