@@ -116,8 +116,7 @@ def identify(path, loaded, token_layout=None):
     classes, size = len(weights[_FAMILIES[family][1]]), _size_of(family, weights, options)
     keywords = {"num_classes": classes, "image_size": size}
     if family == "smlpnet":
-        recorded = options.get("token_layout") or ("reshape" if "npu" in options else "permute")
-        keywords["token_layout"] = token_layout or recorded
+        keywords["token_layout"] = token_layout or models.smlp.layout_of(options)
     if family == "spach":
         keywords["stem_type"] = "conv4" if "stem.proj.0.weight" in weights else "conv1"
         keywords["shared_spatial_func"] = bool(options.get("shared_spatial_func"))
