@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from runtime.compat import DropPath, register_model
+from runtime.compat import DropPath, feature_getter, register_model
 
 
 class ImageModel(nn.Module):
     """A classifier (B, in_chans, S, S) -> (B, num_classes) with timm's methods.
 
-    A subclass has the layer `head`, `num_features`, `depths`, `block_of` and `forward_features`, and applies its blocks
-    by `apply_block`, in whose place a compiled function may be put. `num_classes=0` leaves the pooled features
-    (B, num_features).
+    A subclass has the layer `head`, `num_features`, `depths`, `patch_size`, `block_of`, and the parts of its
+    computation: `embed`, `run_stage` and `normalise`. It applies its blocks by `apply_block`, in whose place a compiled
+    function may be put. `num_classes=0` leaves the pooled features (B, num_features).
     """
 
     def make_classifier(self, num_classes):
@@ -44,8 +44,61 @@ class ImageModel(nn.Module):
 
         return layer_of
 
+    @property
+    def feature_info(self):
+        """Of each stage's outcome its channels and the pixels a side of one of its places, as timm says it."""
+        last = len(self.depths) - 1
+        return [
+            {
+                "num_chs": self.num_features // 2 ** (last - stage),
+                "reduction": self.patch_size * 2**stage,
+                "module": "stage%d" % stage,
+            }
+            for stage in range(last + 1)
+        ]
+
+    def as_image(self, x):
+        """What `run_stage` gives, as (B, C, H, W)."""
+        return x
+
+    def forward_features(self, x):
+        """The outcome of the last stage, normalised."""
+        x = self.embed(x)
+        for stage in range(len(self.depths)):
+            x = self.run_stage(x, stage)
+        return self.normalise(x)
+
+    def forward_intermediates(
+        self, x, indices=None, norm=False, stop_early=False, output_fmt="NCHW", intermediates_only=False
+    ):
+        """The outcomes of the stages `indices` (all; the last so many; or their numbers), each (B, C, H, W), after what
+        `forward_features` gives unless `intermediates_only`; with `norm` the last one is normalised.
+
+        ValueError for a stage that there is not, and for another format than NCHW.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError("output_fmt %r: there is only NCHW" % (output_fmt,))
+        stages = range(len(self.depths))
+        wanted = _stages_of(indices, len(stages))
+        found, x = {}, self.embed(x)
+        for stage in range(max(wanted) + 1) if stop_early and intermediates_only else stages:
+            x = self.run_stage(x, stage)
+            found[stage] = self.normalise(x) if norm and stage == stages[-1] else x
+        intermediates = [self.as_image(found[stage]) for stage in wanted]
+        return intermediates if intermediates_only else (self.normalise(x), intermediates)
+
     def forward(self, x):
         return self.forward_head(self.forward_features(x))
+
+
+def _stages_of(indices, count):
+    """The numbers of the stages that timm's `indices` mean."""
+    if indices is None:
+        return list(range(count))
+    numbers = list(range(-indices, 0)) if isinstance(indices, int) else list(indices)
+    if not numbers or any(not -count <= number < count for number in numbers):
+        raise ValueError("indices %s: there are %d stages" % (indices, count))
+    return [number % count for number in numbers]
 
 
 def drop_path_of(rate):
@@ -102,11 +155,22 @@ def with_published_names(keywords):
     return keywords
 
 
+def make(kind, defaults, keywords):
+    """The `kind` of model with these defaults and timm's keywords; `features_only` leaves its stages' outcomes."""
+    keywords = dict(defaults, **with_published_names(keywords))
+    if not keywords.pop("features_only", False):
+        return kind(**keywords)
+    indices = keywords.pop("out_indices", None)
+    model = kind(**keywords)
+    model.reset_classifier(0)
+    return feature_getter(model, _stages_of(indices, len(model.depths)))
+
+
 def register(kind, name, **defaults):
     """Register with timm, under `name`, the function that builds a `kind` of model with these defaults; the name."""
 
     def build(**keywords):
-        return kind(**dict(defaults, **with_published_names(keywords)))
+        return make(kind, defaults, keywords)
 
     build.__name__ = build.__qualname__ = name
     build.__module__ = kind.__module__

@@ -94,7 +94,7 @@ class ShiftViT(ImageModel):
     ):
         super().__init__()
         stage_sides(image_size, patch_size, len(depths))
-        self.num_classes, self.depths = num_classes, tuple(depths)
+        self.num_classes, self.depths, self.patch_size = num_classes, tuple(depths), patch_size
         self.num_features = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
@@ -133,14 +133,21 @@ class ShiftViT(ImageModel):
         _initialise(head)
         return head
 
-    def forward_features(self, x):
-        """(B, in_chans, S, S) -> (B, num_features, S / 32, S / 32), normalised."""
-        x = self.pos_drop(self.patch_embed.norm(self.patch_embed.proj(x)))
-        for layer in self.layers:
-            for block in layer.blocks:
-                x = self.apply_block(x, block, branch_scale(block.drop_path, x, self.training))
-            if hasattr(layer, "downsample"):
-                x = layer.downsample.reduction(layer.downsample.norm(x))
+    def embed(self, x):
+        """(B, in_chans, S, S) -> (B, embed_dim, S / patch_size, S / patch_size), normalised."""
+        return self.pos_drop(self.patch_embed.norm(self.patch_embed.proj(x)))
+
+    def run_stage(self, x, stage):
+        """(B, C, H, W) -> the same, after the first stage (B, 2 C, H / 2, W / 2)."""
+        if stage:
+            downsample = self.layers[stage - 1].downsample
+            x = downsample.reduction(downsample.norm(x))
+        for block in self.layers[stage].blocks:
+            x = self.apply_block(x, block, branch_scale(block.drop_path, x, self.training))
+        return x
+
+    def normalise(self, x):
+        """The norm before the head."""
         return self.norm(x)
 
     def forward_head(self, x, pre_logits=False):

@@ -14,10 +14,10 @@ from models.layers import (
     depthwise,
     drop_path_of,
     left_product,
+    make,
     rising_rates,
     scaled,
     stage_sides,
-    with_published_names,
 )
 from runtime.compat import register_model
 
@@ -148,7 +148,7 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         sides = stage_sides(image_size, patch_size, len(depths))
         if token_layout not in TOKEN_LAYOUTS:
             raise ValueError("token_layout %r: choose from %s" % (token_layout, ", ".join(TOKEN_LAYOUTS)))
-        self.depths, self.token_layout = tuple(depths), token_layout
+        self.depths, self.patch_size, self.token_layout = tuple(depths), patch_size, token_layout
         self.num_classes = num_classes
         self.num_features = dim * 2 ** (len(depths) - 1)
         self.to_patch_embedding = nn.ModuleList()
@@ -194,15 +194,21 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         self.num_classes = num_classes
         self.mlp_head[0] = self.make_classifier(num_classes)
 
-    def forward_features(self, x):
-        """(B, in_chans, S, S) -> (B, num_features, S / 32, S / 32), normalised."""
-        block = 0
-        for embedding, depth in zip(self.to_patch_embedding, self.depths):
-            x = embedding(x)
-            for _ in range(depth):
-                scales = [branch_scale(self.drop_path[block], x, self.training) for _ in range(2)]
-                x = self.apply_block(x, self.token_mix[block], self.channel_mix[block], *scales)
-                block += 1
+    def embed(self, x):
+        """Nothing: each stage has an embedding of its own."""
+        return x
+
+    def run_stage(self, x, stage):
+        """(B, C, H, W) -> (B, dim * 2**stage, H / 2, W / 2), in the first stage H / patch_size."""
+        x = self.to_patch_embedding[stage](x)
+        first = sum(self.depths[:stage])
+        for block in range(first, first + self.depths[stage]):
+            scales = [branch_scale(self.drop_path[block], x, self.training) for _ in range(2)]
+            x = self.apply_block(x, self.token_mix[block], self.channel_mix[block], *scales)
+        return x
+
+    def normalise(self, x):
+        """The norm before the head."""
         return self.batch_norm(x)
 
     def forward_head(self, x, pre_logits=False):
@@ -218,7 +224,7 @@ def _apply_block(x, token_mix, channel_mix, token_scale, channel_scale):
 
 
 def _build(defaults, kwargs):
-    return sMLPNet(**dict(defaults, **with_published_names(kwargs)))
+    return make(sMLPNet, defaults, kwargs)
 
 
 @register_model

@@ -147,7 +147,8 @@ class Spach(ImageModel):
         super().__init__()
         if stem_type not in STEM_TYPES:
             raise ValueError("stem_type %r: choose from %s" % (stem_type, ", ".join(STEM_TYPES)))
-        self.image_size, self.num_classes, self.num_heads = image_size, num_classes, num_heads
+        self.image_size, self.patch_size = image_size, patch_size
+        self.num_classes, self.num_heads = num_classes, num_heads
         self.token_ratio, self.channel_ratio, self.drop_rate = token_ratio, channel_ratio, drop_rate
         self.num_features = hidden_dim * 2 ** (len(stages) - 1)
         self.depths = tuple(sum(depth for _, depth in stage) for stage in stages)
@@ -208,19 +209,29 @@ class Spach(ImageModel):
             nn.init.zeros_(parameter)
         return head
 
-    def forward_features(self, x):
-        """(B, in_chans, S, S) -> (B, N, num_features), normalised; ValueError where S is not `image_size`."""
+    def embed(self, x):
+        """(B, in_chans, S, S) -> (B, N, hidden_dim), normalised; ValueError where S is not `image_size`."""
         if x.shape[2:] != (self.image_size, self.image_size):
             raise ValueError("images of %s pixels, this model is for %d" % (tuple(x.shape[2:]), self.image_size))
-        x = self.norm1(to_tokens(self.stem.proj(x)))
-        for name in self.stage_names:
-            for block in getattr(self, name):
-                if isinstance(block, Downsample):
-                    x = block(x)
-                    continue
-                scales = [branch_scale(block.drop_path, x, self.training) for _ in range(2)]
-                x = self.apply_block(x, block, *scales)
+        return self.norm1(to_tokens(self.stem.proj(x)))
+
+    def run_stage(self, x, stage):
+        """(B, N, C) -> the same, after the first stage (B, N / 4, 2 C)."""
+        for block in getattr(self, self.stage_names[stage]):
+            if isinstance(block, Downsample):
+                x = block(x)
+                continue
+            scales = [branch_scale(block.drop_path, x, self.training) for _ in range(2)]
+            x = self.apply_block(x, block, *scales)
+        return x
+
+    def normalise(self, x):
+        """The norm before the head."""
         return self.norm2(x)
+
+    def as_image(self, x):
+        """(B, side * side, C) -> (B, C, side, side)."""
+        return to_image(x, round(x.shape[1] ** 0.5))
 
     def forward_head(self, x, pre_logits=False):
         """Mean over the tokens, then the classifier unless `pre_logits`."""

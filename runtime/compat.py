@@ -39,6 +39,7 @@ __all__ = [
     "create_optimizer",
     "create_scheduler",
     "create_transform",
+    "feature_getter",
     "inference_mode",
     "is_model",
     "register_model",
@@ -108,6 +109,14 @@ def register_model(build):
         return build(**kwargs)
 
     return _register_model(entry)
+
+
+def feature_getter(model, indices):
+    """`model` as timm's `features_only` gives it: a module of the outcomes of the stages `indices`."""
+    getter = getattr(getattr(timm.models, "_features", None), "FeatureGetterNet", None)
+    if getter is None:
+        raise ValueError("features_only needs timm 1: call forward_intermediates instead")
+    return getter(model, out_indices=indices)
 
 
 def create_transform(**kwargs):

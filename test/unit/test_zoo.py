@@ -140,6 +140,44 @@ def test_compiled_blocks_are_what_is_written(kind, one_stage):
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6), name
 
 
+def test_intermediate_features(small):
+    torch.manual_seed(0)
+    model, images = small(image_size=64).eval(), torch.randn(2, 3, 64, 64)
+    final, every = model.forward_intermediates(images)
+    assert torch.equal(final, model.forward_features(images))
+    assert len(every) == len(model.feature_info) == len(model.depths)
+    for features, info in zip(every, model.feature_info):
+        side = 64 // info["reduction"]
+        assert features.shape == (2, info["num_chs"], side, side)
+    last = model.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)[0]
+    pooled = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert torch.allclose(last.mean(dim=(2, 3)), pooled, atol=1e-6)
+    first, again = model.forward_intermediates(
+        images, indices=[0, -len(every)], stop_early=True, intermediates_only=True
+    )
+    assert torch.equal(first, every[0]) and torch.equal(again, every[0])
+    for wrong in ([len(every)], [], [-len(every) - 1], 0):
+        with pytest.raises(ValueError, match="there are %d stages" % len(every)):
+            model.forward_intermediates(images, indices=wrong)
+    with pytest.raises(ValueError, match="there is only NCHW"):
+        model.forward_intermediates(images, output_fmt="NLC")
+
+
+@pytest.mark.parametrize("name", ["smlpnet_tiny", "spach_ms_xxs_patch4_224_mlp", "shiftvit_light_tiny"])
+def test_features_only(name):
+    words = {"features_only": True, "out_indices": (1, 3), "img_size": 64}
+    if not hasattr(torch, "accelerator"):
+        with pytest.raises(ValueError, match="features_only needs timm 1"):
+            create_model(name, **words)
+        return
+    model = create_model(name, **words).eval()
+    features = model(torch.randn(1, 3, 64, 64))
+    assert [value.shape[1] for value in features] == model.feature_info.channels()
+    assert [64 // value.shape[2] for value in features] == model.feature_info.reduction() == [8, 32]
+    with pytest.raises(TypeError, match="out_indices"):
+        create_model(name, out_indices=(1,))
+
+
 def test_sizes_and_channels(small):
     model = small(image_size=64, in_chans=1).eval()
     assert model(torch.randn(2, 1, 64, 64)).shape == (2, 5)
