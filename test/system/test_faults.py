@@ -76,10 +76,33 @@ def nothing_is_left(monkeypatch):
 
 
 def left_in_shared_memory(before):
-    """What is new in /dev/shm, save what names a living process as its owner: that of a test beside this one."""
+    """What is new in /dev/shm, save what belongs to a living process, as of a test beside this one: by its name, or
+    because it is mapped there."""
     names = set(os.listdir("/dev/shm")) - before
     owners = {name: re.match(r"(?:torch_|sem\.loky-)(\d+)[_-]", name) for name in names}
-    return [name for name, owner in owners.items() if not owner or not os.path.exists("/proc/" + owner.group(1))]
+    names = {name for name, owner in owners.items() if not owner or not os.path.exists("/proc/" + owner.group(1))}
+    mapped = mapped_inodes() if names else set()
+    return {name for name in names if inode_of("/dev/shm/" + name) not in mapped | {None}}
+
+
+def inode_of(path):
+    """The number of the file, None where it is gone."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def mapped_inodes():
+    """The numbers of the files in /dev/shm that living processes have mapped; a semaphore is mapped by another name."""
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/maps" % pid) as file:
+                found.update(int(number) for number in re.findall(r" (\d+) +/dev/shm/", file.read()))
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
 
 
 def words_for(data, folder, *more):
