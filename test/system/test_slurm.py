@@ -1,9 +1,9 @@
 """test/slurm/train.sbatch, as far as it can be seen without Slurm.
 
-Stand-ins on the PATH take the place of srun and scontrol, and `submit` that of sbatch and slurmd. They set the variables
+Stand-ins on the PATH take the place of srun and scontrol, and `Job` that of sbatch and slurmd. They set the variables
 that Slurm's manual pages name: SLURM_JOB_ID, SLURM_JOB_NODELIST, SLURM_SUBMIT_DIR, SLURM_NNODES, SLURM_NTASKS,
-SLURM_NTASKS_PER_NODE, SLURM_CPUS_PER_TASK for the script; and for a task SLURM_PROCID, SLURM_LOCALID, SLURM_NODEID,
-SLURM_STEP_ID and SLURM_STEP_NODELIST. All tasks of the two nodes run on this machine.
+SLURM_NTASKS_PER_NODE and SLURM_CPUS_PER_TASK for the script; SLURM_PROCID, SLURM_LOCALID, SLURM_NODEID, SLURM_STEP_ID
+and SLURM_STEP_NODELIST for a task. All tasks of the two nodes run on this machine.
 """
 
 import os
