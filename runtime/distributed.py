@@ -99,7 +99,7 @@ def _place_of(dist_url):
 
 def _cannot_reach(place, world_size, backend, text):
     message = "%d processes met at %s but cannot reach each other (%s): where a machine has several networks, set "
-    message += "%s_SOCKET_IFNAME to the interface that leads to the others"
+    message += "%s_SOCKET_IFNAME to the interface that leads to the others; a rank that is given twice looks the same"
     return message % (world_size, place, text, backend.upper())
 
 
@@ -116,7 +116,7 @@ def _connection_error(error, dist_url, timeout_s, world_size):
         return RunError(message % (world_size, place, timeout_s, text), one_rank=True)
     if isinstance(error, RuntimeError) and "rendezvous handler" not in text:
         return RunError("the processes cannot connect at %s: %s" % (place, text), one_rank=True)
-    return UserError("--dist-url %s: %s" % (dist_url, text))
+    return UserError("%s %s: %s" % ("MASTER_ADDR" if dist_url == "env://" else "--dist-url", place, text))
 
 
 def _share_of_virtual_ranks(launch, virtual_size):

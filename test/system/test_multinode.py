@@ -178,5 +178,6 @@ def test_a_first_machine_that_cannot_be_reached(tmp_path, images):
         runs[address] = subprocess.Popen(command, env=clean_environment(), stderr=subprocess.PIPE)
     for address, run in runs.items():
         err = run.communicate(timeout=100)[1].decode()
-        assert run.returncode == 1 and "Traceback" not in err, err
-        assert "2 processes did not come together at %s:1 within 3 s (--dist-timeout)" % address in err
+        assert run.returncode in (1, 2) and address + ":1" in err and "Traceback" not in err, err
+        if run.returncode == 1:  # torch 1 does not wait for a name that it cannot resolve
+            assert "2 processes did not come together at %s:1 within 3 s (--dist-timeout)" % address in err
