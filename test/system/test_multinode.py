@@ -162,11 +162,12 @@ def test_a_port_that_is_taken_is_refused_on_the_first_machine():
         assert status == 2 and "MASTER_PORT %d (--master-port) cannot be used" % port in err
 
 
-def test_the_ranks_of_the_second_machine(tmp_path):
+def test_the_ranks_of_the_third_machine(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import os, sys; sys.stderr.write('%(RANK)s %(LOCAL_RANK)s of %(WORLD_SIZE)s ' % os.environ);")
-    status, err = launch("--nproc=1", "--nnodes=3", "--node-rank=2", "--master-addr=h", str(program))
-    assert (status, err) == (0, "2 0 of 3 ")
+    text = "%(RANK)s %(LOCAL_RANK)s of %(WORLD_SIZE)s, %(LOCAL_WORLD_SIZE)s at %(MASTER_ADDR)s:%(MASTER_PORT)s\\n"
+    program.write_text("import os, sys; sys.stderr.write('%s' %% os.environ)" % text)
+    status, err = launch("--nproc=2", "--nnodes=3", "--node-rank=2", "--master-addr=h", str(program))
+    assert (status, sorted(err.splitlines())) == (0, ["4 0 of 6, 2 at h:29500", "5 1 of 6, 2 at h:29500"])
 
 
 def test_a_first_machine_that_cannot_be_reached(tmp_path, images):

@@ -1,6 +1,7 @@
 """Every command of README.md and README_zh.md is executed here or by another test, or TABLE says why not.
 
-A new command takes one line in TABLE: its key, which the failing test prints, and what is done about it.
+A new command takes one line in TABLE: its key, which the failing test prints, and what is done about it. Of the
+commands in docs/ only the files and options are looked at.
 """
 
 import json
@@ -28,6 +29,7 @@ from tools.make_digits import write_digits
 
 SMALL = ["--epochs=1", "--warmup-epochs=0", "--input-size=32", "--batch-size=20", "--num-workers=0", "--device=cpu"]
 COMMANDS = [command for readme in READMES for command in commands_of(readme)]
+DOCS = ["docs/" + name for name in sorted(os.listdir(os.path.join(ROOT, "docs"))) if name.endswith(".md")]
 
 
 def executed(*more, module=None):
@@ -140,7 +142,7 @@ def name_of(command):
     return "%s-%s" % (command.readme, command.key)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+@pytest.mark.parametrize("command", COMMANDS + [one for path in DOCS for one in commands_of(path)], ids=name_of)
 def test_its_files_and_options_exist(command, stand_in, monkeypatch):
     monkeypatch.chdir(ROOT)
     if command.program is None:
@@ -154,6 +156,8 @@ def test_its_files_and_options_exist(command, stand_in, monkeypatch):
         words, path = words[[word.endswith("main.py") for word in words].index(True) + 1 :], "main.py"
     if path == "main.py" or path.endswith(".sbatch"):
         args.parse(words)
+    elif path == "benchmark.py" and not hasattr(torch, "compile"):
+        pytest.skip("the benchmarks need torch 2.1")
     elif path.endswith(".py"):
         assert_known(path, words)
     if command.words[0] == "torchrun":
