@@ -45,6 +45,7 @@ LEVELS = {
     "engine": 7,
     "teacher": 7,
     "transfer": 7,
+    "trained": 7,
     "output": 7,
     "record": 8,
     "build": 8,
