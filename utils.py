@@ -1,7 +1,6 @@
 """Logs: the console and train_0.log, progress lines in the reference's format, and JSON files."""
 
 import collections
-import contextlib
 import datetime
 import itertools
 import json
@@ -10,12 +9,11 @@ import os
 import statistics
 import sys
 import time
-import uuid
 
 import torch
 from tqdm import tqdm
 
-from runtime.errors import UserError, printable
+from runtime.errors import printable
 
 PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
 WINDOW = 20  # steps that a running median or average looks back
@@ -102,30 +100,6 @@ def write_text(path, text):
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise OSError(error.errno, error.strerror, path) from None
-
-
-def check_target(path, force):
-    """UserError unless a file `path` can be written; one that is there may be replaced with `force` alone."""
-    if os.path.isdir(path):
-        raise UserError("%s is a folder: name a file" % path)
-    if os.path.lexists(path) and not force:
-        raise UserError("%s exists: name another file, or pass --force" % path)
-    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-        raise UserError("%s: its folder does not exist" % path)
-
-
-@contextlib.contextmanager
-def replacing(path, force):
-    """The name of a file to write, which becomes `path` at the end, as `check_target` allows; after an error it is
-    deleted."""
-    staged = "%s.%s.tmp" % (os.path.abspath(path), uuid.uuid4().hex)
-    try:
-        yield staged
-        check_target(path, force)  # what was written may have taken minutes
-        os.replace(staged, path)
-    finally:
-        if os.path.exists(staged):
-            os.unlink(staged)
 
 
 def write_json(path, value):

@@ -17,10 +17,10 @@ import torch
 
 import models
 import trained
+from files import check_target, replacing
 from runtime import checkpoint
 from runtime.compat import create_model
 from runtime.errors import UserError, printable
-from utils import check_target, replacing
 
 KINDS = ("ours", "authors", "weights", "safetensors")
 
