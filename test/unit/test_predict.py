@@ -145,7 +145,8 @@ def test_a_reader_that_leaves_ends_it_quietly(real_weights, tmp_path):
     command = '"$1" predict.py "$2" "$3" --batch-size=1 | true; echo ${PIPESTATUS[0]}'
     words = ["bash", "-c", command, "bash", sys.executable, real_weights, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, cwd=ROOT)
-    assert done.stdout == b"141\n" and done.stderr.count(b"\n") == 1, done.stderr  # the line about the model
+    assert done.stdout == b"141\n" and b"smlpnet_tiny, 10 classes" in done.stderr
+    assert done.stderr.count(b"predict.py: ") == 1 and b"Error" not in done.stderr, done.stderr
 
 
 def test_ctrl_c(real_weights):
