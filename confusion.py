@@ -56,12 +56,14 @@ def _worst_pairs(matrix):
 
 def lines_of(summary):
     """The worst few classes and pairs, for the log."""
-    seen = [row for row in summary["per_class"] if row["images"]]
-    worst = sorted(seen, key=lambda row: row["acc1"])[:_IN_LOG]
+    wrong = [row for row in summary["per_class"] if row["correct"] < row["images"]]
+    if not wrong:
+        return ["Every image of every class is taken for what it is"]
+    worst = sorted(wrong, key=lambda row: row["acc1"])[:_IN_LOG]
     texts = ["%s %.1f%% of %d" % (printable(row["name"]), row["acc1"], row["images"]) for row in worst]
-    lines = ["Lowest accuracy by class: " + ", ".join(texts)]
     pairs = summary["confused"][:_IN_LOG]
-    if pairs:
-        texts = ["%s for %s (%d)" % (printable(p["true"]), printable(p["predicted"]), p["images"]) for p in pairs]
-        lines.append("Most often taken for another: " + ", ".join(texts))
-    return lines
+    taken = ["%s for %s (%d)" % (printable(p["true"]), printable(p["predicted"]), p["images"]) for p in pairs]
+    return [
+        "Lowest accuracy by class: " + ", ".join(texts),
+        "Most often taken for another: " + ", ".join(taken),
+    ]

@@ -51,6 +51,8 @@ def test_summary():
         "Lowest accuracy by class: b 60.0% of 10, a 75.0% of 4",
         "Most often taken for another: b for a (2), b for c (2), a for b (1)",
     ]
+    perfect = confusion.summary_of(torch.tensor([[2, 0], [0, 0]]), ["a", "b"])
+    assert confusion.lines_of(perfect) == ["Every image of every class is taken for what it is"]
 
 
 def test_of_many_classes_the_pairs_alone_are_told():
