@@ -83,7 +83,7 @@ class Batches:
                         yield pixels.to_images(joined, self.device)
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                if not _means_a_lost_process(error):
+                if not means_a_lost_process(error):
                     raise
                 losses += 1
                 self._replace_loader(error, losses)
@@ -113,7 +113,7 @@ class Batches:
         self._loader = self._make_loader()
 
 
-def _means_a_lost_process(error):
+def means_a_lost_process(error):
     """Whether a loader raised `error` because a process of it is gone; what happens in the process says "Caught"."""
     if isinstance(error, RuntimeError):
         signs = ("DataLoader worker (pid", "DataLoader timed out", "Pin memory thread", "items of ancdata")
