@@ -35,6 +35,14 @@ def test_every_image_is_counted_once(classes):
         assert engine.evaluate(run_of(model), model, batches) == result  # nothing else depends on the counts
 
 
+@pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="meta tensors of an older torch lack these operators")
+def test_counting_does_not_wait_for_the_device():
+    targets = torch.zeros(4, dtype=torch.int64, device="meta")  # whose values nobody can ask for
+    confusion.count(confusion.no_counts(3, "meta"), targets, targets)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        targets.max().item()
+
+
 def test_summary():
     counts = torch.tensor([[3, 1, 0], [2, 6, 2], [0, 0, 0]])
     summary = confusion.summary_of(counts, ["a", "b", "c"])
