@@ -22,6 +22,7 @@ INCIDENTAL = frozenset(
         "eval_json",
         "existing_output",
         "index_cache",
+        "per_class",
     ]
     + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_freq", "throughput", "virtual_ranks", "world_size"]
 )
@@ -310,6 +311,12 @@ def _add_run(parser):
     group.add_argument("--print-freq", type=_POSITIVE_COUNT, default=10, metavar="STEPS", help="(default: 10)")
     group.add_argument("--eval", action="store_true", help="evaluate only")
     group.add_argument("--eval-json", default="", metavar="FILE", help="write the result of --eval there too")
+    group.add_argument(
+        "--per-class",
+        action="store_true",
+        help="write evaluation.json with the accuracy of each class and what it is taken for: of --eval, or of the "
+        "best epoch",
+    )
     _switch(group, "dist-eval", True, "share the evaluation out over the processes (default: on)")
     group.add_argument("--throughput", action="store_true", help="measure inference only")
 
@@ -346,6 +353,8 @@ def _check(options):
             raise UserError("--distillation-type %s needs --teacher-path" % options.distillation_type)
     if options.eval_json:
         _check_eval_json(options.eval_json)
+    if options.per_class and not (options.output_dir or (options.eval and options.eval_json)):
+        raise UserError("--per-class needs --output-dir, or --eval with --eval-json, to write its numbers to")
     if options.sched == "plateau":
         raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
     if options.lr_noise and len(options.lr_noise) > 2:
@@ -388,6 +397,8 @@ def warnings_of(options):
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(options, name) != defaults[name]:
             lines.append("--%s has no effect: %s" % (name.replace("_", "-"), reason))
+    if options.per_class and options.throughput:
+        lines.append("--per-class has no effect: --throughput looks at no classes")
     if options.finetune and (options.eval or options.throughput):
         lines.append("--finetune has no effect: nothing is trained; --resume names the weights to evaluate")
     elif options.finetune and options.resume:

@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 import args as options_module
 import build
 import catalogue
+import confusion
 import datasets
 import engine
 import models
@@ -56,9 +57,7 @@ def run(argv):
         if options.throughput:
             engine.throughput(current, current.bare_model, loaders.val)
         elif options.eval:
-            result, average = evaluate(current, loaders.val)
-            if options.eval_json and ranks.is_main:
-                output.write_evaluation(options, current, result, average)
+            evaluate_once(options, current, loaders)
         else:
             train(options, current, loaders, start)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
@@ -120,8 +119,9 @@ def train_epochs(options, current, loaders, kept):
         except NotFiniteError as failure:
             kept.save_not_finite(epoch, failure)
             raise
+        counts = counts_for(options, current, loaders)
         try:
-            results = evaluate(current, loaders.val)
+            results = evaluate(current, loaders.val, counts)
         except Stopped:
             save({"step": len(loaders.train), "stats": stats})
             raise
@@ -129,13 +129,40 @@ def train_epochs(options, current, loaders, kept):
         kept.save(epoch, is_best=is_best)
         current.logger.info("Max accuracy: %.2f%%", kept.max_accuracy)
         kept.write("running")
+        if counts is not None and is_best and kept.saves and not kept.unsaved:
+            keep_classes(options, current, loaders, results, counts)
     if kept.saves and not os.path.exists(os.path.join(options.output_dir, checkpoint.LATEST)):
         kept.save(kept.next_epoch - 1)  # a finished run that was resumed into a new folder
 
 
-def evaluate(current, batches):
-    """Accuracy of the weights and of their average (None without one), logged."""
-    result = engine.evaluate(current, current.bare_model, batches)
+def evaluate_once(options, current, loaders):
+    """What `--eval` asks for."""
+    counts = counts_for(options, current, loaders)
+    results = evaluate(current, loaders.val, counts)
+    if not current.ranks.is_main:
+        return
+    classes = confusion.summary_of(counts, loaders.classes) if options.per_class else None
+    for line in confusion.lines_of(classes) if classes else ():
+        current.logger.info(line)
+    output.write_evaluation(options, current, *results, classes)
+
+
+def keep_classes(options, current, loaders, results, counts):
+    """Write what the best weights take each class for, beside them; a run does not end because that fails."""
+    try:
+        output.write_evaluation(options, current, *results, confusion.summary_of(counts, loaders.classes))
+    except UserError as error:
+        current.logger.error("%s", error)
+
+
+def counts_for(options, current, loaders):
+    """The counts that `--per-class` asks for, before an evaluation; None without it."""
+    return confusion.no_counts(len(loaders.classes), current.device.torch_device) if options.per_class else None
+
+
+def evaluate(current, batches, counts=None):
+    """Accuracy of the weights and of their average (None without one), logged; `counts` as of engine.evaluate."""
+    result = engine.evaluate(current, current.bare_model, batches, counts)
     current.logger.info("* Acc@1 %.3f Acc@5 %.3f loss %.3f", result["acc1"], result["acc5"], result["loss"])
     current.logger.info("Accuracy of the network on the %d test images: %.1f%%", result["images"], result["acc1"])
     if result["skipped"]:

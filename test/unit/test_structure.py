@@ -24,6 +24,7 @@ LEVELS = {
     "runtime.checkpoint": 3,
     "utils": 4,
     "pixels": 3,
+    "confusion": 4,
     "samplers": 4,
     "command_line": 4,
     "config_files": 4,
