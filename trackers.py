@@ -56,14 +56,14 @@ def _keep_wandb_offline():
 
 
 class TensorBoard:
-    """Event files; what is logged again replaces what was there from that epoch on."""
+    """Event files: a row is on the disk at once, and what is logged again replaces all from that epoch on."""
 
-    can_rewind = True
+    is_immediate = True
 
     def __init__(self, folder, run_id, options, first_epoch):
         from torch.utils.tensorboard import SummaryWriter, summary
 
-        self.writer = SummaryWriter(folder, purge_step=first_epoch or None)
+        self.writer = SummaryWriter(folder, purge_step=first_epoch)
         values = {name: _plain(value) for name, value in options.as_dict().items() if value is not None}
         for part in summary.hparams(values, {"test_acc1": 0.0}):  # into this file, not into a run of its own
             self.writer.file_writer.add_summary(part)
@@ -79,9 +79,9 @@ class TensorBoard:
 
 
 class Wandb:
-    """A run of Weights & Biases, offline unless WANDB_MODE says otherwise."""
+    """A run of Weights & Biases, offline unless WANDB_MODE says otherwise; what it buffers, a killed process loses."""
 
-    can_rewind = False
+    is_immediate = False
 
     def __init__(self, folder, run_id, options, first_epoch):
         import wandb
@@ -106,9 +106,9 @@ class Wandb:
 
 
 class SwanLab:
-    """A run of SwanLab, offline unless SWANLAB_MODE says otherwise."""
+    """A run of SwanLab, offline unless SWANLAB_MODE says otherwise; what it buffers, a killed process loses."""
 
-    can_rewind = False
+    is_immediate = False
 
     def __init__(self, folder, run_id, options, first_epoch):
         import swanlab
@@ -167,15 +167,17 @@ class Trackers:
         for name, tracker in list(self.opened.items()):
             with self._switched_off_if_it_fails(name):
                 tracker.close()
+                self._note(name)
 
     def _open(self, name):
         folder = os.path.join(self.options.output_dir, name)
         os.makedirs(folder, exist_ok=True)
         state = _read_state(os.path.join(folder, STATE))
-        if KINDS[name].can_rewind:  # where the last checkpoints could not be written it is ahead of them
+        if KINDS[name].is_immediate:  # where the last checkpoints could not be written it is ahead of them
             state["next_epoch"] = min(state["next_epoch"], self.kept.next_epoch)
-        self.opened[name] = KINDS[name](folder, state["run_id"], self.options, state["next_epoch"])
         self.states[name] = state
+        write_json(os.path.join(folder, STATE), state)
+        self.opened[name] = KINDS[name](folder, state["run_id"], self.options, state["next_epoch"])
 
     def update(self):
         """Log the rows of the run's history that a tracker does not have yet."""
@@ -186,7 +188,12 @@ class Trackers:
                     if row["epoch"] >= state["next_epoch"]:
                         tracker.log(row)
                         state["next_epoch"] = row["epoch"] + 1
-                write_json(os.path.join(self.options.output_dir, name, STATE), state)
+                if tracker.is_immediate:
+                    self._note(name)
+
+    def _note(self, name):
+        """Keep in the tracker's folder what it has for good: a killed run logs the rest again when it goes on."""
+        write_json(os.path.join(self.options.output_dir, name, STATE), self.states[name])
 
     @contextlib.contextmanager
     def _switched_off_if_it_fails(self, name):
