@@ -37,7 +37,7 @@ class Batches:
     ):
         self.dataset, self.batch_sampler, self.device = dataset, batch_sampler, device
         self.batch_size, self.image_count = batch_sampler.batch_size, len(dataset)
-        self.skip_bad, self.parts = skip_bad, parts
+        self.skip_bad, self.parts, self.workers = skip_bad, parts, workers
         self.is_sharded = False  # whether this rank has only its share of the images
         self.skipped = 0
         self._make_loader = functools.partial(

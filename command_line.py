@@ -1,13 +1,12 @@
 """What a command line is made of: words, and numbers within bounds; and how a program ends."""
 
 import argparse
-import difflib
 import math
 import os
 import sys
 
 from runtime.device import out_of_memory
-from runtime.errors import RunError, UserError, printable
+from runtime.errors import RunError, UserError, did_you_mean, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,9 +19,15 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args, namespace=None):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1)
-            raise UserError("unknown option %s%s" % (unknown[0], "; did you mean %s?" % near[0] if near else ""))
+            near = did_you_mean(unknown[0].split("=")[0], self._option_string_actions)
+            raise UserError("unknown option %s%s" % (unknown[0], near))
         return options
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            words = (value, ", ".join(choices), did_you_mean(str(value), choices))
+            raise argparse.ArgumentError(action, "invalid choice: %r (choose from %s)%s" % words)
 
     def error(self, message):
         raise UserError(message.replace("argument ", "", 1) if message.startswith("argument ") else message)
@@ -106,6 +111,13 @@ def _check_words(words):
 
 
 _LONGEST_WORD = 4096  # as long as a path on Linux
+
+
+def add_switch(add, name, default, help_on):
+    """Add `--name` and `--no-name` for one boolean by the function `add`."""
+    dest, text = name.replace("-", "_"), "%s (default: %s)" % (help_on, "on" if default else "off")
+    add("--" + name, action="store_true", default=default, help=text)
+    add("--no-" + name, dest=dest, action="store_false", default=default, help="turn --%s off" % name)
 
 
 def _with_dashes(word):
