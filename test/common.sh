@@ -6,16 +6,19 @@ python=${PYTHON:-python3}
 output=$root/test/output/0
 data_path=""
 resume=""
-passed=() # options for main.py, the wrapper's own first, so that the user's win
+passed=()        # options for main.py, the wrapper's own first, so that the user's win
+launcher=()      # options for tools/launch.py, likewise
+node_rank=0
 
-# read_options PROCESSES "$@": sets processes, output, data_path, resume and passed from the user's options.
+# read_options PROCESSES "$@": sets launcher, node_rank, output, data_path, resume and passed from the user's options.
 read_options() {
-    processes=$1
+    local processes=$1
     shift
     while [ $# -gt 0 ]; do
         local name=${1%%=*} value=""
         case $name in
-            --data_path | --data-path | --resume | --nproc | --output_dir | --output-dir)
+            --data_path | --data-path | --resume | --nproc | --output_dir | --output-dir | \
+                --nnodes | --node_rank | --node-rank | --master_addr | --master-addr | --master_port | --master-port)
                 if [ "$name" != "$1" ]; then
                     value=${1#*=}
                 elif [ $# -gt 1 ]; then
@@ -28,6 +31,10 @@ read_options() {
             --data_path | --data-path) data_path=$value ;;
             --resume) resume=$value ;;
             --nproc) processes=$value ;;
+            --node_rank | --node-rank) node_rank=$value ;;
+            --nnodes | --master_addr | --master-addr | --master_port | --master-port)
+                launcher+=("${name//_/-}=$value")
+                ;;
             --output_dir | --output-dir) if [ -n "$value" ]; then output=$value; fi ;;
             *) passed+=("$1") ;;
         esac
@@ -43,6 +50,7 @@ read_options() {
             exit 2
             ;;
     esac
+    launcher+=("--nproc=$processes" "--node-rank=$node_rank")
     passed+=("--data-path=$data_path" "--output-dir=$output")
     if [ -n "$resume" ]; then passed+=("--resume=$resume"); fi
 }
@@ -70,12 +78,12 @@ npu_is_meant() {
     [ -e /dev/davinci_manager ]
 }
 
-# start_main OPTION...: run main.py as $processes processes; ends the wrapper with its exit status if that is not 0.
+# start_main OPTION...: run main.py by tools/launch.py; ends the wrapper with its exit status if that is not 0.
 # Signals to the wrapper are passed on, and it ends after main.py has: by itself bash would wait for a foreground
 # command before it looks at a trap, or end at once without one.
 start_main() {
     local status=0 name child
-    "$python" "$root/tools/launch.py" --nproc "$processes" "$root/main.py" \
+    "$python" "$root/tools/launch.py" "${launcher[@]}" "$root/main.py" \
         --config="$root/configs/smlpnet_tiny_ascend.yaml" "$@" "${passed[@]}" &
     child=$!
     for name in INT TERM HUP USR1; do
@@ -96,8 +104,12 @@ start_main() {
     exit "$status"
 }
 
-# report RESULT SUFFIX: print the final result and write the case's log.
+# report RESULT SUFFIX: print the final result and write the case's log; of several machines the first one does.
 report() {
+    if [ "$node_rank" -ne 0 ]; then
+        echo "Node $node_rank has ended; the final result is printed on node 0 and lies in $output"
+        return
+    fi
     "$python" "$root/tools/case_log.py" --result="$1" --folder="$output" --suffix="$2" --seconds="$SECONDS"
 }
 

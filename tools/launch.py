@@ -1,7 +1,8 @@
-"""Start a program as N processes of one machine: `python tools/launch.py --nproc N PROGRAM [OPTION...]`.
+"""Start a program as N processes of this machine: `python tools/launch.py --nproc N PROGRAM [OPTION...]`.
 
 What torchrun would do, with what the wrappers need beside: it works on every torch, ends with the exit status of the
-process that failed first, prints no traceback of its own, and leaves no process behind, however it ends itself.
+process that failed first, prints no traceback of its own, and leaves no process behind, however it ends itself. With
+`--nnodes M --node-rank R --master-addr HOST [--master-port PORT]` they are the R-th N of M * N processes.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 
 GRACE_SECONDS = 3  # for processes that fail for the same reason to say so
 KILL_SECONDS = 10
+DEFAULT_PORT = "29500"  # of torchrun
 
 
 def main():
@@ -25,54 +27,96 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice is respected
             signal.signal(number, lambda received, frame: _forward(processes, received))
-    for rank in range(options.nproc):  # after that: they would ignore what bash lets a command in the background ignore
-        processes.append(start(options, rank))
-    return _wait(processes)
+    # after that: they would ignore what bash lets a command in the background ignore
+    for local_rank in range(options.nproc):
+        processes.append(start(options, local_rank))
+    return _wait(processes, options.node_rank * options.nproc)
 
 
 def _parse():
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--nnodes", default="1")
+    parser.add_argument("--node-rank", default="0")
+    parser.add_argument("--master-addr")
+    parser.add_argument("--master-port")
     parser.add_argument("program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     if options.nproc < 1:
         parser.exit(2, "launch.py: error: --nproc %d: at least one process is needed\n" % options.nproc)
-    options.port = str(_free_port(os.environ.get("MASTER_PORT", "0")))
+    try:
+        options.nnodes = _number("NNODES", "--nnodes", options.nnodes, 1, 10**5)
+        options.node_rank = _number("NODE_RANK", "--node-rank", options.node_rank, 0, options.nnodes - 1)
+        options.port = _meeting_port(options) if options.nnodes > 1 else _free_port(_wanted_port(options, "0"))
+    except ValueError as error:
+        parser.exit(2, "launch.py: error: %s\n" % error)
     return options
+
+
+def _number(variable, option, text, least, most):
+    """The integer that `text` writes; ValueError, which names where it comes from, where it is out of the limits."""
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        message = "%s (%s) must be a number from %d to %d, it is %r"
+        raise ValueError(message % (variable, option, least, most, text))
+    return int(text)
+
+
+def _wanted_port(options, default):
+    return options.master_port or os.environ.get("MASTER_PORT") or default
+
+
+def _meeting_port(options):
+    """The port at which the processes of all machines meet: the same on each, so none is taken in its place."""
+    if not options.master_addr:
+        message = "MASTER_ADDR (--master-addr) is missing: name the machine whose NODE_RANK is 0 as all can reach it"
+        raise ValueError(message)
+    port = _number("MASTER_PORT", "--master-port", _wanted_port(options, DEFAULT_PORT), 1, 65535)
+    if options.node_rank == 0:
+        try:
+            _bind(port)
+        except OSError as error:
+            message = "MASTER_PORT %d (--master-port) cannot be used (%s): name another one on all machines"
+            raise ValueError(message % (port, error)) from None
+    return port
+
+
+def _bind(port):
+    """The port that a listener gets who asks for `port`; OSError where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("", port))
+        return probe.getsockname()[1]
 
 
 def _free_port(wanted):
     """The port `wanted`, or any free one for 0; another one, said aloud, where that is taken."""
-    with socket.socket() as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("", int(wanted)))
-        except (OSError, OverflowError, ValueError) as error:
-            port = _free_port("0")
-            sys.stderr.write(
-                "launch.py: MASTER_PORT %s cannot be used (%s): %d is taken instead\n" % (wanted, error, port)
-            )
-            return port
-        return probe.getsockname()[1]
+    try:
+        return _bind(int(wanted))
+    except (OSError, OverflowError, ValueError) as error:
+        port = _bind(0)
+        sys.stderr.write("launch.py: MASTER_PORT %s cannot be used (%s): %d is taken instead\n" % (wanted, error, port))
+        return port
 
 
-def environment_of(options, rank):
-    """The environment of the process `rank`, by which main.py finds the others."""
-    environ = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(rank), MASTER_PORT=options.port)
-    environ.update(WORLD_SIZE=str(options.nproc), LOCAL_WORLD_SIZE=str(options.nproc))
-    environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    if options.nproc > 1:
+def environment_of(options, local_rank):
+    """The environment of this machine's process `local_rank`, by which main.py finds the others."""
+    rank, processes = options.node_rank * options.nproc + local_rank, options.nnodes * options.nproc
+    environ = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(local_rank), MASTER_PORT=str(options.port))
+    environ.update(WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(options.nproc))
+    environ["MASTER_ADDR"] = options.master_addr or environ.get("MASTER_ADDR", "127.0.0.1")
+    if processes > 1:
         environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of the search for unused parameters
+    if options.nproc > 1:
         environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.nproc)))
     return environ
 
 
-def start(options, rank):
-    """Start the process `rank`."""
+def start(options, local_rank):
+    """Start this machine's process `local_rank`."""
     command = [sys.executable, options.program, *options.arguments]
     dies_with_launcher = functools.partial(die_with_parent, signal.SIGKILL)
-    environ = environment_of(options, rank)
+    environ = environment_of(options, local_rank)
     return subprocess.Popen(command, env=environ, preexec_fn=dies_with_launcher)  # noqa: S603 - a list, no shell
 
 
@@ -90,23 +134,23 @@ def _forward(processes, number):
             process.send_signal(number)
 
 
-def _wait(processes):
+def _wait(processes, first_rank):
     """The exit status of the first process that failed, after the others have ended; 0 where none failed."""
     first_failure, failed_at = 0, None
     while any(process.poll() is None for process in processes):
         time.sleep(0.1)
         if failed_at is None:
-            first_failure = _failure_of(processes)
+            first_failure = _failure_of(processes, first_rank)
             failed_at = time.time() if first_failure else None
         elif time.time() - failed_at > KILL_SECONDS:
             _forward(processes, signal.SIGKILL)
         elif time.time() - failed_at > GRACE_SECONDS:
             _forward(processes, signal.SIGTERM)
-    return first_failure or _failure_of(processes)
+    return first_failure or _failure_of(processes, first_rank)
 
 
-def _failure_of(processes):
-    for rank, process in enumerate(processes):
+def _failure_of(processes, first_rank):
+    for rank, process in enumerate(processes, first_rank):
         if process.poll() is not None and process.returncode < 0:
             sys.stderr.write("launch.py: process %d was ended by signal %d\n" % (rank, -process.returncode))
             return 128 - process.returncode

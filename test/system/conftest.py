@@ -15,6 +15,7 @@ import time
 import numpy
 import pytest
 import torch
+from machines import machines  # noqa: F401 - a fixture
 from PIL import Image
 
 from runtime import checkpoint
@@ -51,6 +52,7 @@ def images(tmp_path):
 def clean_environment(**more):
     """The environment without what a launcher around the tests may have set."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS")
+    names += ("NNODES", "NODE_RANK")
     environ = {name: value for name, value in os.environ.items() if name not in names}
     environ.update(more)
     return environ
@@ -77,13 +79,13 @@ def with_default_signals():
         signal.signal(number, signal.SIG_DFL)
 
 
-def start_wrapper(project, name, words, cwd=None):
+def start_wrapper(project, name, words, cwd=None, prefix=(), **environ):
     """Start a wrapper of the copy in a process group of its own."""
     python = os.path.join(project, "test", "system", "small_python.sh")
     return subprocess.Popen(
-        ["bash", os.path.join(project, "test", name)] + list(words),
+        list(prefix) + ["bash", os.path.join(project, "test", name)] + list(words),
         cwd=cwd or project,
-        env=clean_environment(PYTHON=python, REAL_PYTHON=sys.executable),
+        env=clean_environment(PYTHON=python, REAL_PYTHON=sys.executable, **environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
@@ -92,9 +94,9 @@ def start_wrapper(project, name, words, cwd=None):
     )
 
 
-def run_wrapper(project, name, words, cwd=None):
+def run_wrapper(project, name, words, cwd=None, **environ):
     """Run a wrapper of the copy to its end: (exit status, stdout, stderr)."""
-    process = start_wrapper(project, name, words, cwd)
+    process = start_wrapper(project, name, words, cwd, **environ)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 

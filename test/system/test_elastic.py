@@ -1,7 +1,6 @@
 """torchrun's restarts, and two machines as network namespaces, of which one is lost and comes back."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from conftest import (
     wait_for,
     write_images,
 )
+from machines import ADDRESSES, FIRST, SECOND
 
 from runtime import checkpoint
 
 pytest.importorskip("torch.distributed.run", reason="this torch has no torchrun")
-NODES = {"spacha": "10.213.7.1", "spachb": "10.213.7.2"}
 PORT = "29655"
 
 
@@ -100,42 +99,13 @@ def test_torchrun_starts_a_lost_rank_again(data, whole, agents, tmp_path):
     assert_same_weights(out, whole)
 
 
-@pytest.fixture
-def nodes():
-    """Two network namespaces, joined by a cable."""
-    if not shutil.which("ip"):
-        pytest.skip("NOT CHECKED: two machines; the command ip (iproute2) is missing")
-
-    def ip(*words):
-        return subprocess.run(["ip", *words], stderr=subprocess.PIPE, text=True)
-
-    first, second = NODES
-    for name in NODES:
-        ip("netns", "delete", name)  # what a killed test has left
-    made = ip("netns", "add", first)
-    if made.returncode:
-        pytest.skip("NOT CHECKED: two machines; no network namespace can be made here (%s)" % made.stderr.strip())
-    try:
-        assert ip("netns", "add", second).returncode == 0
-        link = ["link", "add", "veth0", "netns", first, "type", "veth", "peer", "name", "veth0", "netns", second]
-        assert ip(*link).returncode == 0
-        for name, address in NODES.items():
-            for words in (["addr", "add", address + "/24", "dev", "veth0"], ["link", "set", "veth0", "up"]):
-                assert ip("-n", name, *words).returncode == 0
-            assert ip("-n", name, "link", "set", "lo", "up").returncode == 0
-        yield ip
-    finally:
-        for name in NODES:
-            ip("netns", "delete", name)
-
-
 def start_node(name, words, log, restarts=3, **environ):
     """torchrun on one of the two machines; the first keeps the rendezvous."""
-    address = NODES[name]
+    address = ADDRESSES[name]
     options = ["--nnodes=2", "--nproc_per_node=1", "--max_restarts=%d" % restarts, "--rdzv_backend=c10d", "--rdzv_id=7"]
-    options += ["--rdzv_endpoint=%s:%s" % (NODES["spacha"], PORT), "--local_addr=" + address]
+    options += ["--rdzv_endpoint=%s:%s" % (ADDRESSES[FIRST], PORT), "--local_addr=" + address]
     # A machine that is gone counts as there until its signs of life are this old: a new rendezvous would wait for it.
-    options += ["--rdzv_conf=is_host=%d,keep_alive_interval=1,keep_alive_max_attempt=2" % (name == "spacha")]
+    options += ["--rdzv_conf=is_host=%d,keep_alive_interval=1,keep_alive_max_attempt=2" % (name == FIRST)]
     prefix = ("ip", "netns", "exec", name)
     environ.update(GLOO_SOCKET_IFNAME="veth0", FAULT="slow:0.3")
     # Otherwise torchrun tells the address of the store in the first round only, and a machine that comes later waits
@@ -143,17 +113,17 @@ def start_node(name, words, log, restarts=3, **environ):
     return Agent(options, words, log, prefix, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", **environ)
 
 
-def test_a_machine_is_lost_and_comes_back(data, whole, nodes, agents, tmp_path):
+def test_a_machine_is_lost_and_comes_back(data, whole, machines, agents, tmp_path):
     """Its processes are killed and its cable is out; the other waits for it, and both go on from the checkpoint."""
     out = str(tmp_path / "out")
-    words, logs = words_for(data, out), {name: str(tmp_path / name) for name in NODES}
-    agents += [start_node(name, words, logs[name]) for name in NODES]
+    words, logs = words_for(data, out), {name: str(tmp_path / name) for name in ADDRESSES}
+    agents += [start_node(name, words, logs[name]) for name in ADDRESSES]
     wait_for(lambda: os.path.exists(os.path.join(out, checkpoint.LATEST)), 60)
-    nodes("-n", "spachb", "link", "set", "veth0", "down")
+    machines("-n", SECOND, "link", "set", "veth0", "down")
     agents[1].kill()
     wait_for(lambda: "rank 1 does not respond" in agents[0].read() or agents[0].process.poll() is not None, 60)
-    nodes("-n", "spachb", "link", "set", "veth0", "up")
-    agents.append(start_node("spachb", words, logs["spachb"]))
+    machines("-n", SECOND, "link", "set", "veth0", "up")
+    agents.append(start_node(SECOND, words, logs[SECOND]))
     assert agents[0].wait(150) == 0, agents[0].read() + agents[2].read()
     assert agents[2].wait(60) == 0, agents[2].read()
     assert "start         from %s" % os.path.join(out, checkpoint.LATEST) in agents[0].read() + agents[2].read()
