@@ -5,6 +5,7 @@ import html
 import math
 
 from runtime.errors import printable
+from tools.run_folder import is_number
 from utils import clock_text
 
 GENERATOR = "tools/report.py"  # in the page and the picture: a file without it is not replaced
@@ -76,7 +77,14 @@ def page(runs, defaults, picture):
 
 def _text(value):
     """`value` as text of the page, whatever is in it."""
-    return html.escape(printable(str(value)))
+    return html.escape(printable(_plain(value)))
+
+
+def _plain(value):
+    try:
+        return str(value)
+    except ValueError:  # Python prints no integer of some thousand digits
+        return "(too long a number)"
 
 
 def _section(title, content):
@@ -151,7 +159,7 @@ def _facts_of(run):
 
 def number(value, form):
     """`value` in the form, "-" where it is no number."""
-    return form % value if isinstance(value, (int, float)) and math.isfinite(value) else "-"
+    return form % value if is_number(value) and math.isfinite(value) else "-"
 
 
 def _facts(runs):
@@ -162,7 +170,7 @@ def _facts(runs):
         )
     rows = []
     for facts in zip(*columns):
-        differs = "text differs" if len({str(value) for _, value in facts}) > 1 else "text"
+        differs = "text differs" if len({_plain(value) for _, value in facts}) > 1 else "text"
         rows.append(_row([_name(facts[0][0])] + [_cell(value, differs) for _, value in facts]))
     head = [_heading("", "left")] + [_heading(run.name, "left") for run in runs]
     return _table(head, rows)
@@ -201,7 +209,7 @@ def _options(runs, defaults):
 
 def _option_text(options, name):
     value = options.get(name, "(not there)")
-    return {None: "(none)", "": "(none)"}.get(value, str(value)) if not isinstance(value, (list, dict)) else str(value)
+    return "(none)" if value is None or value == "" else _plain(value)
 
 
 def _classes(run):

@@ -83,6 +83,13 @@ def test_numbers_need_a_place(words):
         options_module.parse(["--data-path=data", "--per-class"] + words)
 
 
+def test_where_nothing_is_evaluated_it_says_so():
+    words = ["--data-path=data", "--per-class", "--throughput", "--output-dir=out"]
+    assert options_module.warnings_of(options_module.parse(words)) == [
+        "--per-class has no effect: --throughput looks at no classes"
+    ]
+
+
 def test_training_keeps_the_numbers_of_the_best_weights(small, tmp_path):  # noqa: F811 - the fixture
     out, again = tmp_path / "out", tmp_path / "again.json"
     assert small("--output-dir=%s" % out, "--per-class") == 0

@@ -179,7 +179,13 @@ def test_odd_values_are_no_failure(run_report, tmp_path):
     rows = [{"epoch": 0, "train_loss": "x", "test_acc1": None, "seconds": 10**400}, {"epoch": 3, "train_lr": [1]}]
     rows += [{"epoch": 4, "test_acc1": float("inf"), "train_loss": True, "train_images_skipped": 2}]
     (folder / "log.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "summary.json").write_text('{"epochs": {}, "training_seconds": "long", "status": []}')
+    told = {"epochs": {}, "training_seconds": "long", "status": [], "images_per_second": 10**400, "classes": [None]}
+    (folder / "summary.json").write_text(json.dumps(told))
+    (folder / "config.yaml").write_text("lr: 0x%s\nseed: [1, {}]\n" % (9000 * "f"))
+    found = evaluation(["cat", "dog"])
+    found["per_class"][0]["images"] = found["confusion"][0][1] = float("inf")
+    found["per_class"][1]["correct"] = found["confusion"][1][1] = float("nan")
+    (folder / "evaluation.json").write_text(json.dumps(dict(found, acc1=[], images=None)))
     assert run_report(folder)[0] == 0
     assert ["4", "-", "-", "-", "-", "2"] in page_of(folder).rows
 
