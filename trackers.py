@@ -200,7 +200,9 @@ class Trackers:
         try:
             yield
         except Exception as error:  # whatever such a library raises: it is not what the run is for
-            self.opened.pop(name, None)
+            tracker = self.opened.pop(name, None)
+            with contextlib.suppress(Exception):
+                tracker.close()  # it may have threads, and what it has not written yet
             why = " ".join(str(error).split()) or type(error).__name__
             self.logger.warning("--tracker %s failed and is switched off; the run goes on: %s", name, why)
 
