@@ -64,17 +64,20 @@ def _safetensors():
 
 def _read_safetensors(path):
     library = _safetensors()
+    with open(path, "rb") as file:  # the library itself opens no path that is not UTF-8
+        data = file.read()
     try:
-        weights = library.torch.load_file(path)
-        with library.safe_open(path, "pt") as file:
-            said = file.metadata() or {}
+        weights = library.torch.load(data)
+        said = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")].decode()).get("__metadata__", {})
     except Exception as error:  # the library raises its own class, which is no exported name in old releases
         raise UserError("%s is neither a checkpoint nor a safetensors file: %s" % (path, error)) from None
     try:
         loaded = {name: json.loads(said[name]) for name in ("args", "epoch", "classes") if name in said}
     except ValueError:
         raise UserError("%s: what it says of itself is not JSON" % path) from None
-    return dict(loaded, model=weights)
+    loaded["model"] = weights
+    checkpoint.check_contents(path, loaded)
+    return loaded
 
 
 def save_safetensors(path, weights, known):
@@ -129,7 +132,7 @@ def _shapes_of(name, keywords):
     try:
         with without_contents():
             model = create_model(name, **keywords)
-    except ValueError:
+    except (ValueError, TypeError):
         return None  # it cannot be built for this size, or with these options
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 

@@ -149,27 +149,31 @@ def test_torch_s_own_forms(ending, family, tmp_path, capsys, monkeypatch):
         with torch.no_grad():
             expected = model(normalised(pixels)).softmax(1)
             assert (module(pixels) - expected).abs().max() < 1e-5
-    before = target.read_bytes()
-    other = fill(FAMILIES[family](num_classes=7, image_size=32))
+
+
+@pytest.mark.parametrize("ending", [".ts", pytest.param(".pt2", marks=has_program)])
+def test_another_s_weights_are_noticed(ending, tmp_path, capsys, monkeypatch):
+    source, other = save(tmp_path / "c.pth", "shiftvit")
+    target = tmp_path / ("model" + ending)
+    target.write_bytes(b"mine")
     with torch.no_grad():
         next(other.parameters()).mul_(2)
     name = {".ts": "script_file", ".pt2": "program_file"}[ending]
-    make = getattr(exporting, name)
-    monkeypatch.setattr(
-        exporting, name, lambda module, *more: make(deployment.Deployed(other, True, True).eval(), *more)
-    )
-    assert export_onnx.main([*words, "--force"]) == 1 and "differs from torch" in capsys.readouterr().err
-    assert target.read_bytes() == before and left_in(tmp_path) == ["c.pth", target.name]
+    make, wrong = getattr(exporting, name), deployment.Deployed(other, False, False).eval()
+    monkeypatch.setattr(exporting, name, lambda module, *more: make(wrong, *more))
+    assert export_onnx.main([source, str(target), "--force"]) == 1
+    assert "what was written differs from torch by" in capsys.readouterr().err
+    assert target.read_bytes() == b"mine" and left_in(tmp_path) == ["c.pth", target.name]
 
 
 def test_safetensors(tmp_path, capsys, monkeypatch):
     library = pytest.importorskip("safetensors.torch")
     average = {name: value + 1 for name, value in save(tmp_path / "c.pth")[1].state_dict().items()}
     source, _ = save(tmp_path / "c.pth", model_ema=average)
-    target = tmp_path / "model.safetensors"
+    target = tmp_path / "no\udcfftext.safetensors"
     assert export_onnx.main([source, str(target), "--ema"]) == 0, capsys.readouterr().err
     assert "its weights are those of" in capsys.readouterr().out
-    written = library.load_file(str(target))
+    written = library.load(target.read_bytes())
     assert sorted(written) == sorted(average) and all(torch.equal(written[name], average[name]) for name in average)
     read = trained.load(str(target))
     assert read.classes == CLASSES and read.found["model"] == "smlpnet_tiny"
@@ -179,7 +183,7 @@ def test_safetensors(tmp_path, capsys, monkeypatch):
     )
     assert export_onnx.main([source, str(target), "--force", "--format=safetensors"]) == 1
     assert "mlp_head.0.bias differs from what was written" in capsys.readouterr().err
-    assert all(torch.equal(value, average[name]) for name, value in library.load_file(str(target)).items())
+    assert all(torch.equal(value, average[name]) for name, value in library.load(target.read_bytes()).items())
 
 
 def test_outputs_that_are_not_finite(tmp_path, capsys):

@@ -202,6 +202,16 @@ def test_which_weights(models, tmp_path, capsys):
     assert "no names of classes: they are numbered" in err and numbered == of_run
 
 
+def test_what_a_safetensors_file_may_not_say(models, tmp_path, capsys):
+    library = pytest.importorskip("safetensors.torch")
+    weights = small("smlpnet_tiny", num_classes=10, image_size=32).state_dict()
+    for said, text in (("[1]", "its args is a list"), ("{", "is not JSON"), ('{"input_size": "x"}', "")):
+        (tmp_path / "a.safetensors").write_bytes(library.save(weights, {"args": said}))
+        status = predict.main([str(tmp_path / "a.safetensors"), picture(tmp_path / "a.png"), "--device=cpu"])
+        said = capsys.readouterr().err
+        assert status == (2 if text else 0) and text in said, said
+
+
 def test_weights_that_are_not_finite(models, tmp_path, capsys):
     rows, err = predicted(capsys, save(tmp_path / "nan.pth", scale=float("nan")), picture(tmp_path / "a.png"), status=1)
     assert rows[0]["top"] is None and rows[0]["error"] == "the output of the model is not finite"
