@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import namedtuple
 
+import args as options_module
 import engine
 import record
 from output import check_something_is_left
@@ -102,6 +103,8 @@ def highest(ranks, numbers):
 def run(options, current, loaders, start):
     """Try training, evaluation and saving, and log what the run would take; what fails in a run fails here, too."""
     check_something_is_left(options, start.loaded)
+    for line in options_module.warnings_of(options):
+        current.logger.warning(line)
     kept = record.Record(options, current, loaders, start)
     place = folder_to_try(options.output_dir) if current.ranks.is_main and options.output_dir else None
     epochs = max(0, options.epochs - kept.next_epoch)

@@ -189,8 +189,9 @@ def test_a_full_disk(tmp_path, images, small, monkeypatch, capsys):
 
 
 def test_nothing_is_written_without_an_output_folder(images, small, capsys):
-    assert main.main(["--data-path=" + images, "--dry-run", "--epochs=2", *OPTIONS]) == 0
-    assert "checkpoint    none is written: no --output-dir" in capsys.readouterr().out
+    assert main.main(["--data-path=" + images, "--dry-run", "--epochs=2", "--resplit", *OPTIONS]) == 0
+    text = capsys.readouterr().out
+    assert "checkpoint    none is written: no --output-dir" in text and "--resplit has no effect" in text
 
 
 def test_a_missing_tracker_is_told(tmp_path, images, small, monkeypatch, capsys):
@@ -207,6 +208,27 @@ def test_the_folder_itself_where_the_one_above_is_closed(tmp_path, monkeypatch):
     assert dry_run.folder_to_try(str(out)) == str(out)
     with pytest.raises(UserError, match="cannot be written to"):
         dry_run.folder_to_try(str(tmp_path / "new"))
+
+
+def test_memory_is_told_of_device_and_host():
+    current = SimpleNamespace(device="cuda:0 (a card)", ranks=SimpleNamespace(world_size=8))
+    text = dry_run.memory_text(current, [1234.4, 900.0], 10)
+    assert text.startswith("1234 MiB of tensors on cuda:0 (a card) at most; 900 MiB resident in each of 8 process(es)")
+    assert text.endswith("without its 10 loader processes")
+    assert dry_run.memory_text(current, [0.0, 0.0], 0) == "unknown"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_slowest_of_all_ranks_counts(rank):
+    """Each rank adds its own numbers in a place of their own."""
+    own, others = [3.0, 1.0], [2.0, 5.0]
+
+    def added(numbers):
+        assert numbers == ([*own, 0.0, 0.0] if rank == 0 else [0.0, 0.0, *own])
+        return [*own, *others] if rank == 0 else [*others, *own]
+
+    ranks = SimpleNamespace(rank=rank, world_size=2, added=added)
+    assert dry_run.highest(ranks, own) == [3.0, 5.0]
 
 
 class Clock:

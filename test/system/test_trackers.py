@@ -21,8 +21,16 @@ import main
 import trackers
 from runtime import checkpoint
 
-REASON = "tensorboard is not installed (python -m pip install tensorboard)"
-needs_tensorboard = pytest.mark.skipif(not importlib.util.find_spec("tensorboard"), reason=REASON)
+
+def why_not_tensorboard():
+    try:
+        importlib.import_module(trackers.MODULES["tensorboard"])
+    except Exception as error:  # of versions that do not go together
+        return "tensorboard is not installed, or not for this torch (python -m pip install tensorboard): %s" % error
+    return ""
+
+
+needs_tensorboard = pytest.mark.skipif(bool(why_not_tensorboard()), reason=why_not_tensorboard() or "it is installed")
 
 
 def words_for(images, folder, *more):
