@@ -45,7 +45,7 @@ def run(argv):
         bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.make_deterministic() if options.deterministic else device.prefer_speed()
-    ranks = Ranks(launch, device, options.dist_url, options.dist_timeout, options.virtual_ranks)
+    ranks = Ranks(launch, device, options.dist_url, options.dist_timeout, options.virtual_ranks, report)
     logger = utils.open_log(options.model, ranks.is_main)
     try:
         ranks.watch(report)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime.binding import usable_cores
 from runtime.errors import RunError, UserError
 from runtime.rounds import agree_on_round
-from runtime.watchdog import Watchdog
+from runtime.watchdog import Watchdog, deadline
 
 _MORE, _DONE, _REFUSED = range(3)  # what the first rank tells the others while it makes something
 LATER_SECONDS = 60  # the collectives' own limit comes after the watchdog's, which can name the rank
@@ -91,19 +91,33 @@ def _cores_of_a_process(environ, launch):
     return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))
 
 
+def _place_of(dist_url):
+    """Where the processes meet."""
+    if dist_url == "env://":
+        return "%s:%s" % (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
+    return dist_url
+
+
+def _cannot_reach(place, world_size, backend, text):
+    message = "%d processes met at %s but cannot reach each other (%s): where a machine has several networks, set "
+    message += "%s_SOCKET_IFNAME to the interface that leads to the others; a rank that is given twice looks the same"
+    return message % (world_size, place, text, backend.upper())
+
+
 def _connection_error(error, dist_url, timeout_s, world_size):
     """The error to raise for what the rendezvous said."""
     text = " ".join(str(error).split())
-    place = "%s:%s" % (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
-    place = place if dist_url == "env://" else dist_url
+    place = _place_of(dist_url)
     if "EADDRINUSE" in text or "in use" in text:
         return UserError("%s is in use by another program: set MASTER_PORT to another port" % place, one_rank=True)
+    if "connectFullMesh" in text:
+        return RunError(_cannot_reach(place, world_size, "gloo", text), one_rank=True)
     if "imed out" in text or "imeout" in text:
         message = "%d processes did not come together at %s within %d s (--dist-timeout); did one fail to start? (%s)"
         return RunError(message % (world_size, place, timeout_s, text), one_rank=True)
     if isinstance(error, RuntimeError) and "rendezvous handler" not in text:
         return RunError("the processes cannot connect at %s: %s" % (place, text), one_rank=True)
-    return UserError("--dist-url %s: %s" % (dist_url, text))
+    return UserError("%s %s: %s" % ("MASTER_ADDR" if dist_url == "env://" else "--dist-url", place, text))
 
 
 def _share_of_virtual_ranks(launch, virtual_size):
@@ -119,10 +133,11 @@ class Ranks:
     """The processes of a run. With one process every collective is a no-op and no process group exists.
 
     The run's recipe is that of `virtual_size` ranks, of which this process does the work of `virtual_ranks`: its own
-    alone, unless more virtual ranks than processes are asked for.
+    alone, unless more virtual ranks than processes are asked for. `report(text)` tells why the process ends where the
+    others do not answer at the start.
     """
 
-    def __init__(self, launch, device, dist_url="env://", timeout_s=1800, virtual_size=None):
+    def __init__(self, launch, device, dist_url="env://", timeout_s=1800, virtual_size=None, report=None):
         self.rank, self.world_size = launch.rank, launch.world_size
         self.virtual_size = virtual_size or launch.world_size
         self.virtual_ranks = _share_of_virtual_ranks(launch, self.virtual_size)
@@ -131,9 +146,9 @@ class Ranks:
         self.is_main = self.rank == 0
         self.watchdog, self.timeout_s = None, timeout_s
         if self.world_size > 1:
-            self._connect(dist_url, timeout_s)
+            self._connect(dist_url, timeout_s, report if launch.local_rank == 0 else None)
 
-    def _connect(self, dist_url, timeout_s):
+    def _connect(self, dist_url, timeout_s, report):
         _default_slurm_rendezvous(os.environ)
         if dist_url == "env://":
             missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -148,16 +163,23 @@ class Ranks:
             if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, which may have started others before with this store
                 name = agree_on_round(self.store, self.rank, self.world_size, timeout_s)
                 self.store = distributed.PrefixStore(name, self.store)
-            distributed.init_process_group(
-                self.device.backend,
-                store=self.store,
-                world_size=self.world_size,
-                rank=self.rank,
-                timeout=limit + datetime.timedelta(seconds=LATER_SECONDS),
-            )
-            self.barrier()
+            with deadline(timeout_s, lambda: self._give_up_connecting(dist_url, timeout_s, report)):
+                distributed.init_process_group(
+                    self.device.backend,
+                    store=self.store,
+                    world_size=self.world_size,
+                    rank=self.rank,
+                    timeout=limit + datetime.timedelta(seconds=LATER_SECONDS),
+                )
+                self.barrier()
         except (RuntimeError, ValueError, OSError) as error:
             raise _connection_error(error, dist_url, timeout_s, self.world_size) from None
+
+    def _give_up_connecting(self, dist_url, timeout_s, report):
+        """gloo waits for a connection five times as long as it is told to, and NCCL may wait for ever."""
+        if report:
+            text = "no answer for %d s, --dist-timeout" % timeout_s
+            report("failed: " + _cannot_reach(_place_of(dist_url), self.world_size, self.device.backend, text))
 
     def watch(self, report):
         """From now on end this process when the run makes no progress, after `report(text)` by one of the ranks."""

@@ -1,11 +1,35 @@
 """Ends a run of several processes in which one hangs, and names it."""
 
+import contextlib
 import os
 import sys
 import threading
 import time
 
 NO_ANSWER = "no answer"  # from the process that keeps the store
+
+
+@contextlib.contextmanager
+def deadline(seconds, give_up):
+    """End this process with status 1 after `give_up()` unless what is done within takes less than `seconds`."""
+
+    def end():
+        give_up()
+        _end_process()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end_process():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # the main thread may be inside a call that never returns
 
 
 class Watchdog:
@@ -63,9 +87,7 @@ class Watchdog:
         culprits, text = diagnose(before, now, self.rank)
         if text and self.rank == (1 if self.rank and culprits == [0] else 0):
             self.report("failed: %s; no progress for %d s (--dist-timeout)" % (text, self.timeout_s))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)  # the main thread may be inside a call that never returns
+        _end_process()
 
 
 def diagnose(before, now, own_rank):

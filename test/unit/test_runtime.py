@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from runtime import amp, checkpoint, seeding
+from runtime import amp, checkpoint, distributed, seeding
 from runtime.device import Device, cpu_has_bfloat16, select_device
 from runtime.distributed import Launch, Ranks, read_launch
 from runtime.ema import Ema
-from runtime.errors import UserError
+from runtime.errors import RunError, UserError
 
 
 def path_of(folder, name=checkpoint.LATEST):
@@ -166,6 +166,17 @@ def test_rendezvous_is_asked_for(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match="MASTER_ADDR is not set: start with torchrun"):
         Ranks(Launch(0, 2, 0, 2), Device("cpu"))
+
+
+def test_the_interface_is_asked_for_where_gloo_takes_the_wrong_one(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "host0")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    said = RuntimeError(
+        "Gloo connectFullMesh failed with [pair.cc:152]\n timed out connecting, remote=[127.0.0.1]:27544"
+    )
+    error = distributed._connection_error(said, "env://", 5, 2)
+    assert isinstance(error, RunError) and str(error).startswith("2 processes met at host0:29500 but cannot reach each")
+    assert "set GLOO_SOCKET_IFNAME" in str(error)
 
 
 def test_missing_devices_name_what_to_install():

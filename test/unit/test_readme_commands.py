@@ -1,0 +1,223 @@
+"""Every command of README.md and README_zh.md is executed here or by another test, or TABLE says why not.
+
+A new command takes one line in TABLE: its key, which the failing test prints, and what is done about it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from readme_commands import (
+    READMES,
+    ROOT,
+    assert_known,
+    assert_launcher_knows,
+    blocks_of,
+    commands_of,
+    run_program,
+)
+
+import args
+from runtime import checkpoint
+from tools.make_digits import write_digits
+
+SMALL = ["--epochs=1", "--warmup-epochs=0", "--input-size=32", "--batch-size=20", "--num-workers=0", "--device=cpu"]
+COMMANDS = [command for readme in READMES for command in commands_of(readme)]
+
+
+def executed(*more, module=None):
+    """Executed here, on a few digits, with the words `more` after its own; skipped where `module` is missing."""
+    return ("executed", list(more), module)
+
+
+def covered(test):
+    """Executed by the test `path::function` with other values."""
+    return ("covered", test)
+
+
+def left_out(reason):
+    """Not executed."""
+    return ("left out", reason)
+
+
+WRAPPERS = "test/system/test_wrappers.py::"
+FINETUNE = "python main.py --data-path --output-dir --finetune --input-size --epochs --warmup-epochs --lr --layer-decay"
+SRUN = "srun --nodes --ntasks-per-node --gpus-per-node --cpus-per-task "
+TABLE = {
+    "bash test/quickstart.sh": left_out("minutes: trains and evaluates 6 epochs"),
+    "bash test/run_tests.sh": left_out("it runs this test"),
+    "bash test/train_full_1p.sh --data-path": executed(*SMALL, "--output_dir=output/wrapper"),
+    "bash test/train_full_8p.sh --data-path": covered(WRAPPERS + "test_full_8p_resume_eval"),
+    "bash test/train_performance_1p.sh --data-path": covered(WRAPPERS + "test_performance_1p_from_test_folder"),
+    "bash test/train_performance_8p.sh --data-path": covered(WRAPPERS + "test_performance_always_starts_afresh"),
+    "bash test/train_eval_8p.sh --data-path --resume": covered(WRAPPERS + "test_full_8p_resume_eval"),
+    "bash test/train_eval_8p.sh --data-path --resume --no-model-ema": executed(
+        *SMALL[2:], "--nproc=1", "--output_dir=output/eval"
+    ),
+    "NNODES= NODE_RANK= MASTER_ADDR= bash test/train_multinode.sh --data-path --output-dir": covered(
+        "test/system/test_multinode.py::test_two_machines"
+    ),
+    "sbatch test/slurm/train.sbatch --data-path --output-dir": covered(
+        "test/system/test_slurm.py::test_a_job_stops_in_time_is_queued_again_and_goes_on"
+    ),
+    "python main.py --data-path --output-dir": executed(*SMALL),
+    FINETUNE: executed(*SMALL[:2], *SMALL[3:], "--input-size=64"),
+    "torchrun --nproc-per-node main.py --config --data-path --output-dir": covered(
+        "test/system/test_ranks.py::test_torch_launchers"
+    ),
+    SRUN + "python main.py --data-path --output-dir --num-workers": covered("test/system/test_ranks.py::test_slurm"),
+    "python tools/convert.py FILE FILE": executed(module="safetensors"),
+    "pip install -r 1.5_requirements.txt": left_out("needs a network; run_tests.sh --stack 1.5 does it"),
+    "pip install -r 1.8_requirements.txt": left_out("needs a network; run_tests.sh --stack 1.8 does it"),
+    "pip install -r requirements.txt": left_out("needs a network; run_tests.sh does it where a package is missing"),
+    "cd FILE": left_out("the reader's own folder"),
+}
+NOT_YET = {  # in neither README so far
+    "NNODES= NODE_RANK= MASTER_ADDR= bash test/train_multinode.sh --data-path --output-dir",
+    "sbatch test/slurm/train.sbatch --data-path --output-dir",
+}
+ONLY_IN = {
+    "README.md": {FINETUNE},
+    "README_zh.md": {
+        "pip install -r 1.5_requirements.txt",  # README.md has a table of them
+        "pip install -r 1.8_requirements.txt",
+        "pip install -r requirements.txt",
+        "cd FILE",
+    },
+}
+
+
+def test_every_command_has_its_line():
+    missing = ["%s: %s\n    %r: ..." % (one.readme, one.line, one.key) for one in COMMANDS if one.key not in TABLE]
+    assert not missing, "add to TABLE:\n" + "\n".join(missing)
+    assert len(COMMANDS) > 20
+    assert set(TABLE) - {one.key for one in COMMANDS} == NOT_YET, "TABLE holds what no README has"
+
+
+def test_both_readmes_hold_the_same_commands():
+    keys = {readme: {one.key for one in COMMANDS if one.readme == readme} for readme in READMES}
+    for readme, other in zip(READMES, READMES[::-1]):
+        assert keys[readme] - keys[other] == ONLY_IN[readme], "in %s, not in %s" % (readme, other)
+
+
+def test_every_line_of_the_table_is_true():
+    for key, (how, what, *_) in TABLE.items():
+        if how == "covered":
+            path, function = what.split("::")
+            with open(os.path.join(ROOT, path), encoding="utf-8") as file:
+                text = file.read()
+            assert "def %s(" % function in text, what
+            program = next(word for word in key.split() if word.endswith((".sh", ".sbatch", ".py")))
+            name = os.path.basename(program)
+            assert name in text or "small_main.py" in text, "%s does not start %s" % (what, name)
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """An interpreter that writes the words it gets into a file, for the wrappers."""
+    path = tmp_path / "python"
+    words = tmp_path / "words"
+    code = "import json, sys; open(%r, 'a').write(json.dumps(sys.argv[1:]) + '\\n')" % str(words)
+    path.write_text('#!/bin/sh\nexec "%s" -S -c "%s" "$@"\n' % (sys.executable, code.replace("\\", "\\\\")))
+    path.chmod(0o755)
+
+    def run(command):
+        environ = dict(os.environ, PYTHON=str(path), **dict(word.split("=", 1) for word in command.variables))
+        done = subprocess.run(command.words, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr
+        with open(str(words)) as file:
+            return [json.loads(line) for line in file]
+
+    return run
+
+
+def name_of(command):
+    return "%s-%s" % (command.readme, command.key)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_its_files_and_options_exist(command, stand_in, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if command.program is None:
+        return
+    path, words = command.program[1], command.arguments
+    assert os.path.exists(path), path
+    if path.startswith("test/train_") and path.endswith(".sh"):
+        started = [line for line in stand_in(command) if any(word.endswith("launch.py") for word in line)]
+        assert len(started) == 1
+        words = started[0]
+        words, path = words[[word.endswith("main.py") for word in words].index(True) + 1 :], "main.py"
+    if path == "main.py" or path.endswith(".sbatch"):
+        args.parse(words)
+    elif path.endswith(".py"):
+        assert_known(path, words)
+    if command.words[0] == "torchrun":
+        assert_launcher_knows(command.words[1 : command.program[0]])
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with a few digits and the checkpoints that the commands name."""
+    folder = tmp_path_factory.mktemp("workshop")
+    write_digits(str(folder / "all"))
+    for part, count in (("train", 2), ("val", 1)):
+        for digit in range(10):
+            source, target = folder / "all" / part / str(digit), folder / "digits" / part / str(digit)
+            target.mkdir(parents=True)
+            for name in sorted(os.listdir(str(source)))[:count]:
+                shutil.copy(str(source / name), str(target / name))
+    words = ["--data-path=" + str(folder / "digits"), "--output-dir=" + str(folder / "first")]
+    assert run_program("main.py", words + SMALL)[0] == 0
+    latest = str(folder / "first" / checkpoint.LATEST)
+    for name in ("smlpnet_tiny.pth", "port.pth"):
+        shutil.copy(latest, str(folder / name))
+    return folder
+
+
+def is_executed(command):
+    """Whether it is, and not the other README's."""
+    its_own = command.readme == READMES[0] or command.key in ONLY_IN[command.readme]
+    return its_own and TABLE.get(command.key, [None])[0] == "executed"
+
+
+def run(command, words):
+    """(exit status, stdout and stderr)"""
+    path = command.program[1]
+    if command.words[0] == "python":
+        return run_program(path, words)
+    done = subprocess.run(
+        ["bash", os.path.join(ROOT, path), *words],
+        env=dict(os.environ, PYTHON=sys.executable),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("command", list(filter(is_executed, COMMANDS)), ids=lambda command: command.line[:60])
+def test_it_works(command, workshop, monkeypatch, capfd):
+    """In the order of the README; the files that they name lie there, or have been left by those before."""
+    _, more, module = TABLE[command.key]
+    if module:
+        pytest.importorskip(module, reason="NOT CHECKED: %s is missing" % module)
+    monkeypatch.chdir(str(workshop))
+    words = [re.sub(r"^(--data[-_]path=).*", r"\1digits", word) for word in command.arguments] + more
+    status, text = run(command, words)
+    assert status == 0, text + capfd.readouterr().err
+    for word in words:
+        if re.match("--output[-_]dir=", word) and "eval" not in word:
+            assert os.path.exists(os.path.join(word.partition("=")[2], checkpoint.LATEST))
+
+
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="written for timm 1")
+@pytest.mark.parametrize("readme", READMES)
+def test_its_python_works(readme):
+    for language, text in blocks_of(readme):
+        if language == "python":
+            exec(compile(text, readme, "exec"), {})
