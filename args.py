@@ -5,7 +5,8 @@ import itertools
 import os
 
 import config_files
-from command_line import Parser, alpha, number
+import recipe_options
+from command_line import Parser, add_switch, number
 from runtime import amp, device
 from runtime.errors import UserError
 
@@ -19,11 +20,14 @@ INCIDENTAL = frozenset(
         "dist_eval",
         "dist_timeout",
         "dist_url",
+        "dry_run",
         "eval_json",
         "existing_output",
         "index_cache",
+        "per_class",
     ]
-    + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_freq", "throughput", "virtual_ranks", "world_size"]
+    + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_completion", "print_freq", "throughput", "tracker"]
+    + ["virtual_ranks", "world_size"]
 )
 
 # Options of the published code that nothing reads: accepted, said aloud when set.
@@ -54,220 +58,50 @@ class Options(argparse.Namespace):
 
 
 _COUNT, _POSITIVE_COUNT = number(int), number(int, low=1)
-_POSITIVE, _SHARE = number(float, above=0), number(float, high=1)
-# Products of these stay within float32, and a schedule's or a distribution's arithmetic within Python's.
-_RATE, _EPOCHS = number(float, high=1000), number(int, high=10**6)
-_MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
-
-
-def _switch(group, name, default, help_on):
-    """`--name` and `--no-name` for one boolean."""
-    group.add_argument("--" + name, action="store_true", default=default, help=help_on)
-    group.add_argument("--no-" + name, dest=name.replace("-", "_"), action="store_false", default=default)
 
 
 def build_parser():
     """The parser of main.py."""
     parser = Parser("main.py", description="Train and evaluate sMLPNet.", allow_abbrev=False)
-    recipe = (_add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_distillation)
-    for add in (_add_model, *recipe, _add_precision, _add_run):
-        add(parser)
+    recipe_options.add_groups(parser)
+    _add_precision(parser)
+    _add_run(parser)
     return parser
-
-
-def _add_model(parser):
-    group = parser.add_argument_group("model")
-    group.add_argument("--model", default="smlpnet_tiny", metavar="NAME", help="(default: smlpnet_tiny)")
-    group.add_argument(
-        "--input-size", type=number(int, low=1, high=8192), default=224, metavar="PIXELS", help="(default: 224)"
-    )
-    group.add_argument("--drop", type=_SHARE, default=0.0, metavar="RATE", help="dropout (default: 0)")
-    group.add_argument("--drop-path", type=number(float, high=0.99), metavar="RATE", help="(default: the model's own)")
-    group.add_argument(
-        "--token-layout",
-        choices=["permute", "reshape"],
-        help="permute is the paper's function, reshape the Ascend port's (default: the checkpoint's, else permute)",
-    )
-    group.add_argument("--stem-type", default="conv1", choices=["conv1", "conv4"], help="of SPACH (default: conv1)")
-    group.add_argument("--shared-spatial-func", action="store_true", help="of SPACH: one in all blocks of a stage")
-    group.add_argument(
-        "--finetune",
-        default="",
-        metavar="PATH",
-        help="begin with the weights of this checkpoint (file, folder or https URL), whatever its classes and size",
-    )
-    group.add_argument("--list-models", action="store_true", help="print a table of the models, and end")
-    _switch(group, "model-ema", True, "keep an average of the weights (default: on)")
-    group.add_argument(
-        "--model-ema-warmup", action="store_true", help="at step t of the run a decay of at most (1 + t) / (10 + t)"
-    )
-    group.add_argument("--model-ema-decay", type=_SHARE, default=0.99996, metavar="RATE", help="(default: 0.99996)")
-    group.add_argument("--model-ema-force-cpu", action="store_true", help="keep the average in host memory")
-
-
-def _add_data(parser):
-    group = parser.add_argument_group("data")
-    group.add_argument("--data-path", default="", metavar="DIR", help="folder with train/ and val/")
-    group.add_argument(
-        "--index-cache",
-        default="",
-        metavar="DIR",
-        help="where lists of the images are kept (default: --output-dir)",
-    )
-    group.add_argument("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help="only IMNET")
-    group.add_argument("--inat-category", default="name", help=argparse.SUPPRESS)
-    group.add_argument(
-        "--num-workers",
-        type=number(int, high=_MOST_WORKERS),
-        metavar="N",
-        help="loader processes (default: 10, or the cores of a process)",
-    )
-    group.add_argument(
-        "--loader",
-        default="exact",
-        choices=["exact", "fast"],
-        help="fast: simplejpeg, torch and OpenCV in the place of Pillow; nearly the same pixels (default: exact)",
-    )
-    _switch(group, "pin-mem", True, "page-locked batches on an accelerator (default: on)")
-    group.add_argument("--skip-bad-images", action="store_true", help="pass over unreadable images, counted")
-
-
-def _add_augmentation(parser):
-    group = parser.add_argument_group("augmentation")
-    group.add_argument("--color-jitter", type=_RATE, default=0.4, metavar="X", help="used without --aa")
-    group.add_argument(
-        "--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help="'' for none (default: rand-m9-mstd0.5-inc1)"
-    )
-    group.add_argument("--smoothing", type=number(float, high=0.99), default=0.1, help="(default: 0.1)")
-    group.add_argument(
-        "--train-interpolation", default="bicubic", choices=["random", "bilinear", "bicubic"], help="(default: bicubic)"
-    )
-    group.add_argument("--hflip", type=_SHARE, default=0.5, metavar="P", help="mirror images (default: 0.5)")
-    _switch(group, "repeated-aug", True, "each image three times an epoch, of a third of them (default: on)")
-    group.add_argument("--reprob", type=_SHARE, default=0.25, metavar="P", help="random erasing (default: 0.25)")
-    group.add_argument("--remode", default="pixel", choices=["const", "rand", "pixel"], help="(default: pixel)")
-    group.add_argument("--recount", type=number(int, low=1, high=100), default=1, metavar="N", help="(default: 1)")
-    group.add_argument("--resplit", action="store_true", help=argparse.SUPPRESS)
-    group.add_argument("--mixup", type=alpha, default=0.8, metavar="ALPHA", help="0 for none (default: 0.8)")
-    group.add_argument("--cutmix", type=alpha, default=1.0, metavar="ALPHA", help="0 for none (default: 1)")
-    group.add_argument("--cutmix-minmax", type=_SHARE, nargs=2, metavar=("MIN", "MAX"), help="instead of --cutmix")
-    group.add_argument("--mixup-prob", type=_SHARE, default=1.0, metavar="P", help="(default: 1)")
-    group.add_argument("--mixup-switch-prob", type=_SHARE, default=0.5, metavar="P", help="(default: 0.5)")
-    group.add_argument("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help="(default: batch)")
-
-
-def _add_optimizer(parser):
-    group = parser.add_argument_group("optimizer")
-    group.add_argument(
-        "--batch-size", type=number(int, low=1, high=10**6), default=128, metavar="N", help="a process (default: 128)"
-    )
-    group.add_argument(
-        "--grad-accum-steps",
-        type=number(int, low=1, high=10**4),
-        default=1,
-        metavar="N",
-        help="batches of a process whose gradients make a step (default: 1)",
-    )
-    group.add_argument("--opt", default="adamw", metavar="NAME", help="any of timm's (default: adamw)")
-    group.add_argument(
-        "--opt-eps", type=number(float, above=0, high=1000), default=1e-8, metavar="X", help="(default: 1e-8)"
-    )
-    group.add_argument("--opt-betas", type=_SHARE, nargs="+", metavar="BETA", help="(default: the optimizer's)")
-    group.add_argument("--momentum", type=_SHARE, default=0.9, metavar="X", help="of SGD (default: 0.9)")
-    group.add_argument("--weight-decay", type=_RATE, default=0.05, metavar="X", help="(default: 0.05)")
-    group.add_argument("--clip-grad", type=_POSITIVE, metavar="NORM", help="(default: no clipping)")
-
-
-def _add_schedule(parser):
-    group = parser.add_argument_group("learning rate")
-    group.add_argument(
-        "--lr", type=_RATE, default=5e-4, help="at a global batch of 512, scaled in proportion (default: 5e-4)"
-    )
-    group.add_argument("--epochs", type=number(int, low=1, high=10**6), default=300, metavar="N", help="(default: 300)")
-    group.add_argument("--sched", default="cosine", metavar="NAME", help="any of timm's but plateau (default: cosine)")
-    group.add_argument(
-        "--layer-decay",
-        type=number(float, above=0, high=1),
-        default=1.0,
-        metavar="X",
-        help="a layer's rate is that of the layer above times this (default: 1)",
-    )
-    group.add_argument("--warmup-epochs", type=_EPOCHS, default=20, metavar="N", help="(default: 20)")
-    group.add_argument("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="(default: 1e-6)")
-    group.add_argument("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="(default: 1e-5)")
-    group.add_argument(
-        "--decay-epochs", type=_POSITIVE, default=30, metavar="N", help="of step, wsd and rsqrt (default: 30)"
-    )
-    group.add_argument(
-        "--decay-milestones",
-        type=_EPOCHS,
-        nargs="+",
-        default=[90, 180, 270],
-        metavar="EPOCH",
-        help="of multistep (default: 90 180 270)",
-    )
-    group.add_argument(
-        "--decay-rate",
-        "--dr",
-        type=number(float, above=0, high=1000),
-        default=0.1,
-        metavar="X",
-        help="of step and multistep, the power of poly (default: 0.1)",
-    )
-    group.add_argument("--lr-noise", type=_SHARE, nargs="+", metavar="PCT", help="share of the epochs (default: none)")
-    group.add_argument(
-        "--lr-noise-pct", type=number(float, low=0.01, high=1), default=0.67, metavar="X", help="limit (default: 0.67)"
-    )
-    group.add_argument(
-        "--lr-noise-std", type=number(float, above=0, high=10), default=1.0, metavar="X", help="(default: 1)"
-    )
-    group.add_argument("--cooldown-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
-    group.add_argument("--patience-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
-
-
-def _add_distillation(parser):
-    group = parser.add_argument_group("distillation")
-    group.add_argument(
-        "--distillation-type", default="none", choices=["none", "soft", "hard"], help="learn from a teacher's logits"
-    )
-    group.add_argument("--teacher-model", default="regnety_160", metavar="NAME", help="(default: regnety_160)")
-    group.add_argument("--teacher-path", default="", metavar="PATH", help="its checkpoint, as of --resume")
-    group.add_argument("--distillation-alpha", type=_SHARE, default=0.5, metavar="X", help="its share (default: 0.5)")
-    group.add_argument(
-        "--distillation-tau",
-        type=number(float, low=0.01, high=1000),
-        default=1.0,
-        metavar="X",
-        help="temperature of soft (default: 1)",
-    )
 
 
 def _add_precision(parser):
     group = parser.add_argument_group("device, precision and processes")
-    group.add_argument("--device", default="auto", choices=("auto", *device.KINDS), help="(default: auto)")
-    group.add_argument("--npu", dest="device", action="store_const", const="npu", help="short for --device npu")
-    group.add_argument("--amp", default="auto", choices=["auto", "apex", "native", "none"], help="(default: auto)")
-    group.add_argument("--amp-dtype", choices=sorted(amp.DTYPES), help="of native (default: the device's)")
-    group.add_argument("--opt-level", default="O1", choices=["O0", "O1", "O2"], help="of apex (default: O1)")
+    text = "auto: the first that works of the others (default: auto)"
+    group.add_argument("--device", default="auto", choices=("auto", *device.KINDS), help=text)
+    text = "short for --device npu (default: off)"
+    group.add_argument("--npu", dest="device", action="store_const", const="npu", help=text)
+    text = "mixed precision by apex, by torch itself, or none; auto: what the device is fast in (default: auto)"
+    group.add_argument("--amp", default="auto", choices=["auto", "apex", "native", "none"], help=text)
+    group.add_argument("--amp-dtype", choices=sorted(amp.DTYPES), help="of --amp native (default: the device's)")
+    group.add_argument("--opt-level", default="O1", choices=["O0", "O1", "O2"], help="of --amp apex (default: O1)")
     group.add_argument(
         "--compile",
         default="auto",
         choices=["auto", "on", "off"],
         help="compile the model's blocks by torch.compile; auto: on CUDA (default: auto)",
     )
-    group.add_argument("--deterministic", action="store_true", help="bit-equal results on an accelerator too")
-    group.add_argument("--bind-cpu", action="store_true", help="give each process processor cores of its own")
-    group.add_argument("--dist-url", default="env://", metavar="URL", help="rendezvous (default: env://)")
-    group.add_argument(
-        "--dist-timeout", type=number(int, low=1, high=604800), default=1800, metavar="SECONDS", help="(default: 1800)"
-    )
+    text = "bit-equal results on an accelerator too (default: off)"
+    group.add_argument("--deterministic", action="store_true", help=text)
+    text = "give each process processor cores of its own (default: off)"
+    group.add_argument("--bind-cpu", action="store_true", help=text)
+    text = "where the processes meet: env://, tcp://HOST:PORT or file:///PATH (default: env://)"
+    group.add_argument("--dist-url", default="env://", metavar="URL", help=text)
+    text = "seconds without progress after which a run of several processes ends (default: 1800)"
+    seconds = number(int, low=1, high=604800)
+    group.add_argument("--dist-timeout", type=seconds, default=1800, metavar="SECONDS", help=text)
     group.add_argument(
         "--virtual-ranks",
         type=number(int, low=1, high=10**4),
         metavar="N",
         help="do the work of N processes, whatever their number: N batches a step (default: one a process)",
     )
-    group.add_argument("--sync-bn", action="store_true", help="batch statistics over all processes; CUDA only")
+    text = "batch statistics over all processes; CUDA only (default: off)"
+    group.add_argument("--sync-bn", action="store_true", help=text)
     group.add_argument("--world-size", type=_POSITIVE_COUNT, default=1, help=argparse.SUPPRESS)
     group.add_argument("--local-rank", type=_COUNT, help=argparse.SUPPRESS)
 
@@ -278,17 +112,18 @@ def _add_run(parser):
         "--config",
         action="append",
         metavar="FILE",
-        help="YAML file of options; the command line wins over it, and a later file over an earlier one",
+        help="YAML file of options; the command line wins over it, a later file over an earlier one (default: none)",
     )
     group.add_argument("--output-dir", default="", metavar="DIR", help="where to save (default: nothing is saved)")
-    group.add_argument("--seed", type=number(int, low=0, high=2**32 - 1), default=0, metavar="N", help="(default: 0)")
+    text = "all random draws follow from it (default: 0)"
+    group.add_argument("--seed", type=number(int, low=0, high=2**32 - 1), default=0, metavar="N", help=text)
     group.add_argument(
         "--resume",
         default="",
         metavar="PATH",
-        help="checkpoint file, the folder that holds it, or https://...#sha256=...",
+        help="checkpoint file, the folder that holds it, or https://...#sha256=... (default: none)",
     )
-    _switch(group, "auto-resume", True, "go on from the checkpoint in --output-dir (default: on)")
+    add_switch(group.add_argument, "auto-resume", True, "go on from the checkpoint in --output-dir")
     group.add_argument(
         "--existing-output",
         default="resume",
@@ -296,10 +131,10 @@ def _add_run(parser):
         help="what to do with a run in --output-dir: resume it, resume it if its options match and else rename the "
         "folder, or always rename it (default: resume)",
     )
-    group.add_argument("--start-epoch", type=_EPOCHS, default=0, metavar="N", help="without a checkpoint (default: 0)")
-    group.add_argument(
-        "--checkpoint-steps", type=_COUNT, default=0, metavar="N", help="save within an epoch too (default: 0, never)"
-    )
+    text = "epoch to begin with where there is no checkpoint (default: 0)"
+    group.add_argument("--start-epoch", type=number(int, high=10**6), default=0, metavar="EPOCH", help=text)
+    text = "save every so many steps within an epoch too (default: 0, never)"
+    group.add_argument("--checkpoint-steps", type=_COUNT, default=0, metavar="STEPS", help=text)
     group.add_argument(
         "--on-nonfinite",
         default="stop",
@@ -307,11 +142,21 @@ def _add_run(parser):
         help="when a loss is NaN or infinite: end the run, or skip that step, at the cost of a wait for the device in "
         "each (default: stop)",
     )
-    group.add_argument("--print-freq", type=_POSITIVE_COUNT, default=10, metavar="STEPS", help="(default: 10)")
-    group.add_argument("--eval", action="store_true", help="evaluate only")
-    group.add_argument("--eval-json", default="", metavar="FILE", help="write the result of --eval there too")
-    _switch(group, "dist-eval", True, "share the evaluation out over the processes (default: on)")
-    group.add_argument("--throughput", action="store_true", help="measure inference only")
+    text = "steps from one line of the log to the next (default: 10)"
+    group.add_argument("--print-freq", type=_POSITIVE_COUNT, default=10, metavar="STEPS", help=text)
+    group.add_argument("--eval", action="store_true", help="evaluate only (default: off)")
+    text = "write the result of --eval there too (default: nowhere)"
+    group.add_argument("--eval-json", default="", metavar="FILE", help=text)
+    text = "write evaluation.json, the accuracy of each class and what it is taken for: of --eval, or of the best epoch"
+    group.add_argument("--per-class", action="store_true", help=text + " (default: off)")
+    add_switch(group.add_argument, "dist-eval", True, "share the evaluation out over the processes")
+    group.add_argument("--throughput", action="store_true", help="measure inference only (default: off)")
+    text = "log each epoch by tensorboard, wandb or swanlab, several with commas, in --output-dir (default: none)"
+    group.add_argument("--tracker", default="", metavar="NAMES", help=text)
+    text = "try out one step of all that a run does, estimate what it takes, and leave no trace (default: off)"
+    group.add_argument("--dry-run", action="store_true", help=text)
+    text = "print a completion of these options for that shell, and end (default: none)"
+    group.add_argument("--print-completion", choices=["bash", "zsh"], help=text)
 
 
 def parse(argv):
@@ -334,18 +179,22 @@ def parse(argv):
 
 
 def _check(options):
-    if options.list_models:
+    if options.list_models or options.print_completion:
         return
     if not options.data_path:
         raise UserError("--data-path is missing: name the folder that holds train/ and val/")
     if options.data_set != "IMNET":
         raise UserError("--data-set %s: only IMNET, a folder with train/ and val/, is supported" % options.data_set)
+    if options.dry_run and (options.eval or options.throughput):
+        raise UserError("--dry-run tries training: leave out --%s" % ("eval" if options.eval else "throughput"))
     if not (options.eval or options.throughput):
         _check_batches(options)
         if options.distillation_type != "none" and not options.teacher_path:
             raise UserError("--distillation-type %s needs --teacher-path" % options.distillation_type)
     if options.eval_json:
         _check_eval_json(options.eval_json)
+    if options.per_class and not (options.output_dir or (options.eval and options.eval_json)):
+        raise UserError("--per-class needs --output-dir, or --eval with --eval-json, to write its numbers to")
     if options.sched == "plateau":
         raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
     if options.lr_noise and len(options.lr_noise) > 2:
@@ -388,12 +237,16 @@ def warnings_of(options):
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(options, name) != defaults[name]:
             lines.append("--%s has no effect: %s" % (name.replace("_", "-"), reason))
+    if options.per_class and options.throughput:
+        lines.append("--per-class has no effect: --throughput looks at no classes")
     if options.finetune and (options.eval or options.throughput):
         lines.append("--finetune has no effect: nothing is trained; --resume names the weights to evaluate")
     elif options.finetune and options.resume:
         lines.append("--finetune has no effect: --resume names what the run goes on from")
     if options.teacher_path and options.distillation_type == "none":
         lines.append("--teacher-path has no effect: --distillation-type is none")
+    if options.tracker and (options.eval or options.throughput):
+        lines.append("--tracker has no effect: nothing is trained")
     return lines
 
 

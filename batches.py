@@ -37,7 +37,7 @@ class Batches:
     ):
         self.dataset, self.batch_sampler, self.device = dataset, batch_sampler, device
         self.batch_size, self.image_count = batch_sampler.batch_size, len(dataset)
-        self.skip_bad, self.parts = skip_bad, parts
+        self.skip_bad, self.parts, self.workers = skip_bad, parts, workers
         self.is_sharded = False  # whether this rank has only its share of the images
         self.skipped = 0
         self._make_loader = functools.partial(
@@ -76,14 +76,14 @@ class Batches:
         while True:
             self.batch_sampler.first_batch = batch
             try:
-                for joined, bad_files in _start(self._loader):
+                for joined, bad_files in start(self._loader):
                     batch, losses = batch + 1, 0
                     self._note(bad_files, 0 if joined is None else len(joined.targets))
                     if joined is not None:
                         yield pixels.to_images(joined, self.device)
                 return
             except (RuntimeError, OSError, EOFError) as error:
-                if not _means_a_lost_process(error):
+                if not means_a_lost_process(error):
                     raise
                 losses += 1
                 self._replace_loader(error, losses)
@@ -113,7 +113,7 @@ class Batches:
         self._loader = self._make_loader()
 
 
-def _means_a_lost_process(error):
+def means_a_lost_process(error):
     """Whether a loader raised `error` because a process of it is gone; what happens in the process says "Caught"."""
     if isinstance(error, RuntimeError):
         signs = ("DataLoader worker (pid", "DataLoader timed out", "Pin memory thread", "items of ancdata")
@@ -122,7 +122,7 @@ def _means_a_lost_process(error):
     return isinstance(error, lost) and "Caught" not in str(error)
 
 
-def _start(loader):
+def start(loader):
     """The loader's iterator, without torch's handler of SIGCHLD: it raises wherever the main thread happens to be, in
     the middle of an update too. A lost process is noticed all the same, when the next batch does not come."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):

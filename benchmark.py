@@ -11,7 +11,7 @@ import torch
 
 import models  # noqa: F401 - registers the models with timm
 from command_line import Parser
-from runtime.errors import RunError, UserError, printable
+from runtime.errors import RunError, UserError, did_you_mean, printable
 
 COMMANDS = {
     "step": "training and evaluation steps a second",
@@ -34,7 +34,8 @@ def run(argv):
         return
     name = argv[0]
     if name not in COMMANDS:
-        raise UserError("%s is no command; choose from %s" % (name, ", ".join(COMMANDS)))
+        near = did_you_mean(name, COMMANDS)
+        raise UserError("%s is no command; choose from %s%s" % (name, ", ".join(COMMANDS), near))
     if not hasattr(torch, "compile"):
         raise UserError("%s: the benchmarks need torch 2.1 or newer" % name)
     try:

@@ -1,10 +1,12 @@
-"""What a command line is made of: words, and numbers within bounds."""
+"""What a command line is made of: words, and numbers within bounds; and how a program ends."""
 
 import argparse
-import difflib
 import math
+import os
+import sys
 
-from runtime.errors import UserError
+from runtime.device import out_of_memory
+from runtime.errors import RunError, UserError, did_you_mean, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,24 +19,89 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args, namespace=None):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].split("=")[0], self._option_string_actions, 1)
-            raise UserError("unknown option %s%s" % (unknown[0], "; did you mean %s?" % near[0] if near else ""))
+            near = did_you_mean(unknown[0].split("=")[0], self._option_string_actions)
+            raise UserError("unknown option %s%s" % (unknown[0], near))
         return options
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            words = (value, ", ".join(choices), did_you_mean(str(value), choices))
+            raise argparse.ArgumentError(action, "invalid choice: %r (choose from %s)%s" % words)
 
     def error(self, message):
         raise UserError(message.replace("argument ", "", 1) if message.startswith("argument ") else message)
 
 
+class FileParser(Parser):
+    """A Parser for names of files, which may be of any bytes, and after `--` of any beginning."""
+
+    def parse_known_args(self, args, namespace=None):
+        end = args.index("--") if "--" in args else len(args)
+        _check_help(args[:end])
+        words = [_with_dashes(word) for word in args[:end]]
+        return argparse.ArgumentParser.parse_known_args(self, words + args[end:], namespace)
+
+    def parse_args(self, args, namespace=None):
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown and not unknown[0].startswith("-"):
+            raise UserError("%s stands apart: name all files together, before the options or after" % unknown[0])
+        return super().parse_args(args, namespace)
+
+
+def run_program(name, run, argv):
+    """The exit status of the program after `run(argv)`, which gives one: 2 for bad input; 1 for a run that failed; 130
+    after Ctrl-C; 141 where nobody reads stdout any more. What went wrong is said in one line."""
+    try:
+        status = run(argv)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        return _end(name, 2, "error: %s" % error)
+    except RunError as error:
+        return _end(name, 1, "failed: %s" % error)
+    except KeyboardInterrupt:
+        return _end(name, 130, "interrupted")
+    except BrokenPipeError:
+        _give_up_stdout()
+        return 141
+    except (OSError, RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            return _end(name, 1, "failed: out of memory (%s)" % " ".join(str(error).split()))
+        if not isinstance(error, OSError):
+            raise
+        _give_up_stdout()
+        return _end(name, 1, "failed: %s" % error)
+
+
+def _end(name, status, message):
+    sys.stderr.write("%s: %s\n" % (name, printable(message)))
+    return status
+
+
+def _give_up_stdout():
+    """Let Python not write what is left for stdout when it ends, if that has failed already."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_help(words):
+    for word in words:
+        if word.startswith("-h") and word != "-h":  # argparse of Python 3.7 cannot take `-h=`
+            raise UserError("unknown option %s" % word)
+
+
 def _check_words(words):
     """UserError where a word is none that a file name, a log or a configuration file could hold."""
+    _check_help(words)
     name = "the command line"
     for word in words:
         if word.startswith("--") and word != "--":
             name = word.partition("=")[0]
         if word == "--" or word.endswith("=--"):  # argparse would take it away
             raise UserError("%s: -- is not a value" % name)
-        if word.startswith("-h") and word != "-h":  # argparse of Python 3.7 cannot take `-h=`
-            raise UserError("unknown option %s" % word)
         if "\0" in word:
             raise UserError("%s: a null character cannot be part of a value" % name)
         if len(word) > _LONGEST_WORD:
@@ -44,6 +111,13 @@ def _check_words(words):
 
 
 _LONGEST_WORD = 4096  # as long as a path on Linux
+
+
+def add_switch(add, name, default, help_on):
+    """Add `--name` and `--no-name` for one boolean by the function `add`."""
+    dest, text = name.replace("-", "_"), "%s (default: %s)" % (help_on, "on" if default else "off")
+    add("--" + name, action="store_true", default=default, help=text)
+    add("--no-" + name, dest=dest, action="store_false", default=default, help="turn --%s off" % name)
 
 
 def _with_dashes(word):

@@ -1,12 +1,11 @@
 """Configuration files: YAML that holds options by name, read into words of a command line and written by each run."""
 
 import datetime
-import difflib
 import os
 
 import yaml
 
-from runtime.errors import UserError
+from runtime.errors import UserError, did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,10 +45,7 @@ def words_of(parser, path):
     words = {}
     for name, value in read_config(path).items():
         if name not in actions or name == "config":
-            near = difflib.get_close_matches(name, actions, 1)
-            raise UserError(
-                "--config %s: unknown option %s%s" % (path, name, "; did you mean %s?" % near[0] if near else "")
-            )
+            raise UserError("--config %s: unknown option %s%s" % (path, name, did_you_mean(name, actions)))
         words[name] = _option_words(parser, path, actions[name], value)
     return words
 

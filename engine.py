@@ -7,6 +7,7 @@ from typing import Any, Optional
 import torch
 from torch.nn import functional
 
+import confusion
 from runtime.compat import inference_mode
 from runtime.errors import RunError, Stopped
 from runtime.seeding import position_seed, seed_host
@@ -142,11 +143,12 @@ def _agree(run, batches, epoch, step, progress):
 
 
 @inference_mode()
-def evaluate(run, model, batches):
+def evaluate(run, model, batches, counts=None):
     """{"acc1", "acc5" (percent), "loss", "images", "skipped"} of the bare `model`, each image counted once.
 
-    Counts and losses are added as integers, so the result does not depend on how the images were dealt out. All ranks
-    raise Stopped after a signal to any.
+    Counts and losses are added as integers, so the result does not depend on how the images were dealt out. `counts`,
+    as of confusion.no_counts, takes up which class each image was taken for. All ranks raise Stopped after a signal to
+    any.
     """
     model.eval()
     run.ranks.broadcast_buffers(model)
@@ -156,8 +158,11 @@ def evaluate(run, model, batches):
         if run.stop.number:
             break
         with run.precision.autocast():
-            logits = forward(run, model, images, batches.batch_size)
-        totals[:5] += _count(logits.float(), targets)
+            logits = forward(run, model, images, batches.batch_size).float()
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        totals[:5] += _count(logits, best, targets)
+        if counts is not None:
+            confusion.count(counts, targets, best[:, 0])
     totals[5] += batches.skipped
     run.ranks.mark_waiting()
     stop = elected(run.ranks.added(run.stop.votes()))
@@ -165,6 +170,8 @@ def evaluate(run, model, batches):
         raise Stopped(stop)
     if batches.is_sharded:
         run.ranks.sum_(totals)
+        if counts is not None:
+            run.ranks.sum_(counts)
     images, top1, top5, loss_units, not_finite, skipped = totals.tolist()
     if not images:
         raise RunError("no image could be evaluated")
@@ -192,10 +199,9 @@ def forward(run, model, images, batch_size):
     return torch.cat([model(part) for part in images.split(most or count)])
 
 
-def _count(logits, targets):
+def _count(logits, best, targets):
     """int64 [images, top-1 hits, top-5 hits, sum of losses in units of 2**-24, losses that are not finite]."""
     losses = functional.cross_entropy(logits, targets, reduction="none")
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = best.eq(targets.unsqueeze(1))
     finite = torch.isfinite(losses)
     units = (torch.where(finite, losses, torch.zeros_like(losses)).clamp(max=1e4) * _LOSS_UNIT).round().long()

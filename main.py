@@ -13,30 +13,33 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 import args as options_module
 import build
 import catalogue
+import completion
+import confusion
 import datasets
+import dry_run
 import engine
 import models
 import output
 import record
+import trackers
 import utils
 from runtime import checkpoint
 from runtime.binding import bind_cores
 from runtime.compiling import failed_to_compile
 from runtime.device import out_of_memory, select_device
 from runtime.distributed import Ranks, lost_a_peer, read_launch
-from runtime.errors import NotFiniteError, RunError, Stopped, UserError
+from runtime.errors import NotFiniteError, RunError, Stopped, UserError, did_you_mean
 from runtime.stops import end_loaders, name_of
 
 
 def run(argv):
     """Do what the command line `argv` asks for."""
     options = options_module.parse(argv)
-    if options.list_models:
-        for line in catalogue.lines():
+    if options.list_models or options.print_completion:
+        for line in catalogue.lines() if options.list_models else [completion.script(options.print_completion)]:
             print(line, flush=True)
         return
-    if options.model not in models.MODEL_NAMES:
-        raise UserError("--model %s is unknown; --list-models shows which there are" % options.model)
+    check_names(options)
     launch = read_launch(os.environ, options.local_rank)
     if options.bind_cpu:
         bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
@@ -49,21 +52,30 @@ def run(argv):
         start = find_start(options, ranks)
         loaders = datasets.build_loaders(options, ranks, start.loaded and start.loaded.get("classes"))
         current = build.build_run(options, ranks, logger, loaders.classes, start)
-        begin(options, current, start)
-        if ranks.is_main:
-            datasets.keep_indexes(options, loaders)
+        if not options.dry_run:
+            begin(options, current, start)
+            if ranks.is_main:
+                datasets.keep_indexes(options, loaders)
         build.describe(options, current, loaders, start)
-        if options.throughput:
+        if options.dry_run:
+            dry_run.run(options, current, loaders, start)
+        elif options.throughput:
             engine.throughput(current, current.bare_model, loaders.val)
         elif options.eval:
-            result, average = evaluate(current, loaders.val)
-            if options.eval_json and ranks.is_main:
-                output.write_evaluation(options, current, result, average)
+            evaluate_once(options, current, loaders)
         else:
             train(options, current, loaders, start)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
         output.release()
+
+
+def check_names(options):
+    """UserError where there is no such model or tracker, or where the tracker's package is missing."""
+    if options.model not in models.MODEL_NAMES:
+        near = did_you_mean(options.model, models.MODEL_NAMES)
+        raise UserError("--model %s is unknown; --list-models shows which there are%s" % (options.model, near))
+    trackers.check(options)
 
 
 def find_start(options, ranks):
@@ -93,8 +105,8 @@ def train(options, current, loaders, start):
     """Train the remaining epochs; after each evaluate, save, and write the results."""
     kept = record.Record(options, current, loaders, start)
     try:
-        with current.stop:
-            train_epochs(options, current, loaders, kept)
+        with trackers.Trackers(options, current, kept) as tracked, current.stop:
+            train_epochs(options, current, loaders, kept, tracked)
     except Stopped as stop:
         kept.check_saved()
         stop.is_saved = bool(options.output_dir)
@@ -108,7 +120,7 @@ def train(options, current, loaders, start):
         current.logger.info(line)
 
 
-def train_epochs(options, current, loaders, kept):
+def train_epochs(options, current, loaders, kept, tracked):
     """The epochs that remain, each trained, evaluated and saved."""
     for epoch in range(kept.next_epoch, options.epochs):
 
@@ -120,8 +132,9 @@ def train_epochs(options, current, loaders, kept):
         except NotFiniteError as failure:
             kept.save_not_finite(epoch, failure)
             raise
+        counts = counts_for(options, current, loaders)
         try:
-            results = evaluate(current, loaders.val)
+            results = evaluate(current, loaders.val, counts)
         except Stopped:
             save({"step": len(loaders.train), "stats": stats})
             raise
@@ -129,13 +142,41 @@ def train_epochs(options, current, loaders, kept):
         kept.save(epoch, is_best=is_best)
         current.logger.info("Max accuracy: %.2f%%", kept.max_accuracy)
         kept.write("running")
+        if counts is not None and is_best and kept.saves and not kept.unsaved:
+            keep_classes(options, current, loaders, results, counts)
+        tracked.update()
     if kept.saves and not os.path.exists(os.path.join(options.output_dir, checkpoint.LATEST)):
         kept.save(kept.next_epoch - 1)  # a finished run that was resumed into a new folder
 
 
-def evaluate(current, batches):
-    """Accuracy of the weights and of their average (None without one), logged."""
-    result = engine.evaluate(current, current.bare_model, batches)
+def evaluate_once(options, current, loaders):
+    """What `--eval` asks for."""
+    counts = counts_for(options, current, loaders)
+    results = evaluate(current, loaders.val, counts)
+    if not current.ranks.is_main:
+        return
+    classes = confusion.summary_of(counts, loaders.classes) if options.per_class else None
+    for line in confusion.lines_of(classes) if classes else ():
+        current.logger.info(line)
+    output.write_evaluation(options, current, *results, classes)
+
+
+def keep_classes(options, current, loaders, results, counts):
+    """Write what the best weights take each class for, beside them; a run does not end because that fails."""
+    try:
+        output.write_evaluation(options, current, *results, confusion.summary_of(counts, loaders.classes))
+    except UserError as error:
+        current.logger.error("%s", error)
+
+
+def counts_for(options, current, loaders):
+    """The counts that `--per-class` asks for, before an evaluation; None without it."""
+    return confusion.no_counts(len(loaders.classes), current.device.torch_device) if options.per_class else None
+
+
+def evaluate(current, batches, counts=None):
+    """Accuracy of the weights and of their average (None without one), logged; `counts` as of engine.evaluate."""
+    result = engine.evaluate(current, current.bare_model, batches, counts)
     current.logger.info("* Acc@1 %.3f Acc@5 %.3f loss %.3f", result["acc1"], result["acc5"], result["loss"])
     current.logger.info("Accuracy of the network on the %d test images: %.1f%%", result["images"], result["acc1"])
     if result["skipped"]:

@@ -11,7 +11,7 @@ from runtime.compat import release_versions
 from runtime.errors import UserError
 from utils import log_to_file, write_json, write_text
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG, LOCK, EVALUATION = "config.yaml", ".lock", "evaluation.json"
 
 
 class Plan:
@@ -217,14 +217,20 @@ def _message(folder, target):
     return message
 
 
-def write_evaluation(options, run, result, average):
-    """Write the result of `--eval` as JSON to `--eval-json`."""
+def write_evaluation(options, run, result, average, classes=None):
+    """Write the result of an evaluation as JSON: that of `--eval` to `--eval-json`, and one with the numbers of
+    `classes`, as of confusion.summary_of, into the output folder too."""
     facts = {"model": options.model, "world_size": run.ranks.world_size, "batch_size": options.batch_size}
     averages = {"ema_" + name: average[name] for name in ("acc1", "acc5", "loss") if average}
-    try:
-        write_json(options.eval_json, dict(facts, **result, **averages))
-    except OSError as error:
-        raise UserError("--eval-json %s cannot be written: %s" % (options.eval_json, error), one_rank=True) from None
+    paths = {"--eval-json": options.eval_json if options.eval else ""}
+    if classes and options.output_dir:
+        paths["--output-dir"] = os.path.join(options.output_dir, EVALUATION)
+    for name, path in paths.items():
+        try:
+            if path:
+                write_json(path, dict(facts, **result, **averages, **(classes or {})))
+        except OSError as error:
+            raise UserError("%s %s cannot be written: %s" % (name, path, error.strerror), one_rank=True) from None
 
 
 def _log_path(options):

@@ -109,10 +109,15 @@ def _unlistable(error):
 def read_picture(path):
     """The RGB picture in the file `path`: the first frame, not turned by its EXIF data, transparency dropped."""
     with open_regular(path) as file:
-        picture = Image.open(file)
-        if picture.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
-            raise ValueError("PostScript is not read")
-        return picture.convert("RGB")
+        return open_picture(file).convert("RGB")
+
+
+def open_picture(file):
+    """The picture in a file that is open, its pixels not decoded yet."""
+    picture = Image.open(file)
+    if picture.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
+        raise ValueError("PostScript is not read")
+    return picture
 
 
 def open_regular(path):

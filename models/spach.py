@@ -245,7 +245,8 @@ def _apply_block(x, block, spatial_scale, channel_scale):
 
 def to_tokens(x):
     """(B, C, H, W) -> (B, H W, C)."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
+    x = x.permute(0, 2, 3, 1)
+    return x.reshape(x.shape[0], -1, x.shape[3])  # torch 1.5 writes the batch of `flatten` into ONNX as a constant
 
 
 def to_image(x, side):

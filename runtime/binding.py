@@ -5,6 +5,11 @@ import os
 TOPOLOGY = "/sys/devices/system/cpu/cpu%d/topology/%s"
 
 
+def usable_cores():
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def bind_cores(local_rank, processes):
     """Keep this process, and what it starts, on its share of the usable cores; the share, or None where the system
     cannot do it."""

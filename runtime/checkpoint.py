@@ -238,13 +238,13 @@ def load(path):
         if not loaded or not all(torch.is_tensor(value) for value in loaded.values()):
             raise UserError("%s is not a checkpoint of a model: it has no entry 'model'" % path)
         loaded = {"model": loaded}
-    _check_contents(path, loaded)
+    check_contents(path, loaded)
     if loaded.get("format", FORMAT) != FORMAT:
         raise UserError("%s has format %r, this program reads format %d" % (path, loaded["format"], FORMAT))
     return loaded
 
 
-def _check_contents(path, loaded):
+def check_contents(path, loaded):
     """UserError where an entry that is used later is of the wrong kind."""
     kinds = {"epoch": int, "step": int, "args": (dict, argparse.Namespace), "classes": (list, tuple), "history": list}
     for name, kind in kinds.items():

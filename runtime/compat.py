@@ -87,7 +87,8 @@ def attention(query, key, value):
     """softmax(query key^T / sqrt(d)) value over (B, heads, N, d), in one kernel where torch has it."""
     if hasattr(torch.nn.functional, "scaled_dot_product_attention"):
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)
-    scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
+    width = int(query.shape[-1])  # where torch 1.5 traces it is a tensor of whole numbers, whose powers are whole too
+    scores = query * width**-0.5 @ key.transpose(-2, -1)
     return scores.softmax(dim=-1) @ value
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 
 import torch
 
@@ -152,6 +153,16 @@ def _what_npu_misses():
     if not torch.npu.is_available():
         return "torch_npu finds no NPU: are the Ascend driver and firmware installed? see npu-smi info"
     return None
+
+
+def peak_resident_mib():
+    """The largest memory that this process has had on the host, in MiB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not a Unix system
+        return None
+    units = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
 
 
 def accelerators():

@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from runtime.binding import usable_cores
 from runtime.errors import RunError, UserError
 from runtime.rounds import agree_on_round
 from runtime.watchdog import Watchdog, deadline
@@ -85,7 +86,7 @@ def _first_host(nodes):
 
 def _cores_of_a_process(environ, launch):
     """The processor cores for one process: its own where it is bound to some, else its part of them all."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cores()
     bound = usable < (os.cpu_count() or 1) or ("SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ)
     return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))
 

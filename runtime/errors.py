@@ -1,5 +1,7 @@
 """Errors that end a program with one line instead of a traceback."""
 
+import difflib
+
 
 def shown(path):
     """`path` as it is where it can be printed on one line, otherwise in the form $'...' that a shell takes."""
@@ -20,6 +22,12 @@ def _escape(char):
     if code < 0x80:
         return char.encode("unicode_escape").decode("ascii")
     return ("\\u%04x" if code < 0x10000 else "\\U%08x") % code
+
+
+def did_you_mean(word, known):
+    """The end of a message that names the one of `known` nearest to `word`; empty where none is near."""
+    near = difflib.get_close_matches(word, known, 1)
+    return "; did you mean %s?" % near[0] if near else ""
 
 
 class UserError(ValueError):

@@ -127,6 +127,11 @@ train() {
     done
     prepare_environment
     start_main "$@"
+    for word in "${passed[@]}"; do
+        case $word in
+            --dry-run | --dry_run) return ;; # there is no result
+        esac
+    done
     report "$output/summary.json" "$suffix"
 }
 

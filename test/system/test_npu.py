@@ -148,13 +148,14 @@ def test_evaluation_is_the_same_everywhere(tmp_path, images):
             "--eval",
             "--resume=" + out,
             "--eval-json=" + path,
+            "--per-class",
             "--amp=none",
             "--dist-eval",
         ]
         succeed(words + COMMON + ["--device=" + device], nproc)
         with open(path) as file:
             result = json.load(file)
-        results.append({name: result[name] for name in ("acc1", "acc5", "images", "ema_acc1")})
+        results.append({name: result[name] for name in ("acc1", "acc5", "images", "ema_acc1", "confusion")})
     assert results[0] == results[1] == results[2]
     words = ["--data-path=" + images, "--throughput", "--resume=" + out, "--amp=native", "--npu"]
     assert "throughput averaged" in succeed(words + COMMON)

@@ -63,8 +63,9 @@ def serve(path):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
+        server.bind(path + ".new")
         server.listen(8)
+        os.rename(path + ".new", path)  # by which others know that it listens
         while True:
             connection, _ = server.accept()
             if os.fork() == 0:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from recipe import fill
 
+import trained
 from runtime import checkpoint
 from runtime.compat import create_model
 from tools import convert
@@ -34,7 +35,7 @@ def authors_like(path, model, name, **more):
 
 
 def assert_equal(path, model):
-    state = convert.read(str(path))["model"]
+    state = trained.read(str(path))["model"]
     assert list(sorted(state)) == list(sorted(model.state_dict()))
     for name, value in model.state_dict().items():
         assert torch.equal(state[name], value), name
@@ -80,7 +81,7 @@ def test_the_port_s_layout_is_kept(tmp_path, models_of_families, capsys):
     assert convert.main([source, str(tmp_path / "average.pth"), "--ema"]) == 0
     assert "the Ascend port never updated this average" in capsys.readouterr().out
     assert torch.equal(
-        convert.read(str(tmp_path / "average.pth"))["model"]["batch_norm.bias"], average["batch_norm.bias"]
+        trained.read(str(tmp_path / "average.pth"))["model"]["batch_norm.bias"], average["batch_norm.bias"]
     )
 
 

@@ -84,7 +84,7 @@ def test_an_ignored_signal_stays_ignored():
     ],
 )
 def test_what_means_a_lost_loader_process(error, lost):
-    assert batches._means_a_lost_process(error) == lost
+    assert batches.means_a_lost_process(error) == lost
 
 
 def test_virtual_ranks_take_turns_in_each_step():

@@ -79,6 +79,8 @@ SCHEDULES = ["cosine", "tanh", "step", "multistep", "poly", "wsd", "rsqrt", "con
 URLS = ["env://", "env://?rank=x", "tcp://", "tcp://localhost", "tcp://localhost:x", "tcp://localhost:99999999"]
 URLS += ["tcp://[", "file://", "file:///nowhere/at/all", "http://x", "://", "tcp:///?rank=0&rank=1"]
 
+TRACKERS = ["tensorboard", "tensorboard,tensorboard", "tensorbord", ",", "wandb,", "tensorboard wandb", "TensorBoard"]
+
 OPTIMIZERS = ["adahessian", "lbfgs", "fusedadam", "fusedsgd", "bnbsgd8bit", "Adam", "lookahead_adamw", "lookahead_"]
 OPTIMIZERS += [
     "_adamw",
@@ -94,7 +96,7 @@ OPTIMIZERS += ["adamp", "sgdp", "adadelta", "adafactor", "rmsprop", "rmsproptf",
 # Those of the kron family compile themselves when timm is imported, for many seconds in the first step.
 OPTIMIZERS += [name for name in getattr(timm.optim, "list_optimizers", list)() if not name.startswith("kron")]
 
-SPECIAL = {"aa": POLICIES, "sched": SCHEDULES, "opt": OPTIMIZERS, "dist_url": URLS}
+SPECIAL = {"aa": POLICIES, "sched": SCHEDULES, "opt": OPTIMIZERS, "dist_url": URLS, "tracker": TRACKERS}
 WRITES = ("output_dir", "index_cache", "eval_json")  # what an example writes stays in its folder
 
 

@@ -1,0 +1,101 @@
+"""A checkpoint as ONNX and in other forms: `python export_onnx.py CKPT OUT.onnx`, see --help and docs/DEPLOY.md.
+
+OUT takes a batch of any size. It appears only if it computes what torch computes, with batches of 1 and of 3 images;
+the difference is printed. It says of itself which model and classes it has.
+"""
+
+import signal
+import sys
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, prints no traceback
+
+import os
+
+import deployment
+import models
+import trained
+from command_line import FileParser, number, run_program
+from files import check_target, replacing
+from runtime import exporting
+from runtime.errors import UserError, shown
+
+_ENDINGS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "exported_program", ".safetensors": "safetensors"}
+
+
+def parse(argv):
+    """The options in `argv`; UserError where they are wrong."""
+    parser = FileParser("export_onnx.py", description="A checkpoint as a file that others run.", allow_abbrev=False)
+    parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, or the output folder of a run")
+    parser.add_argument("target", metavar="OUT", help="the file to write")
+    endings = ", ".join("%s for %s" % pair for pair in _ENDINGS.items())
+    parser.add_argument("--format", choices=deployment.FORMATS, help="(default: what OUT ends with: %s)" % endings)
+    parser.add_argument(
+        "--with-preprocess",
+        action="store_true",
+        help="take uint8 RGB images (B, 3, S, S) and normalise them within (default: take normalised float32)",
+    )
+    parser.add_argument("--softmax", action="store_true", help="give probabilities (default: logits)")
+    parser.add_argument(
+        "--opset",
+        type=number(int, low=7, high=99),
+        metavar="N",
+        help="of ONNX; below %d torch traces (default: %d here)" % (exporting.DYNAMO_OPSET, exporting.default_opset()),
+    )
+    parser.add_argument("--ema", action="store_true", help="take the average of the weights")
+    parser.add_argument("--token-layout", choices=models.TOKEN_LAYOUTS, help="where CKPT does not record it")
+    parser.add_argument("--force", action="store_true", help="replace OUT")
+    options = parser.parse_args(argv)
+    if options.format is None:
+        options.format = _ENDINGS.get(os.path.splitext(options.target)[1].lower())
+    if options.format is None:
+        raise UserError("%s: its ending does not tell which --format is meant" % options.target)
+    _check(options)
+    return options
+
+
+def _check(options):
+    check_target(options.target, options.force)
+    if options.format == "onnx":
+        for package in ("onnx", "onnxruntime"):  # said before minutes are spent
+            exporting.need(package, "--format onnx")
+    elif options.opset is not None:
+        raise UserError("--opset %d: only ONNX has one" % options.opset)
+    for flag, is_set in (("--with-preprocess", options.with_preprocess), ("--softmax", options.softmax)):
+        if options.format == "safetensors" and is_set:
+            raise UserError("%s: a safetensors file holds weights alone, no computation" % flag)
+
+
+def run(argv):
+    """Do what the command line `argv` asks for; the exit status."""
+    options = parse(argv)
+    network = trained.load(options.checkpoint, options.ema, options.token_layout)
+    print("found    " + trained.describe(network.found, network.loaded))
+    for note in trained.notes_on(network.found, options.ema, network.has_names):
+        print("note     " + note)
+    module = deployment.Deployed(network.model, options.with_preprocess, options.softmax).eval()
+    opset = options.opset or exporting.default_opset()
+    with replacing(options.target, options.force) as staged:
+        difference = deployment.write(staged, options.format, network, module, opset)
+        size_mb = os.path.getsize(staged) / 1e6
+    kind = "onnx, opset %d" % opset if options.format == "onnx" else options.format
+    print("written  %s as %s (%.1f MB)" % (shown(options.target), kind, size_mb))
+    if difference is None:
+        print("checked  its weights are those of %s, bit by bit" % shown(network.path))
+    else:
+        runs = "onnxruntime" if options.format == "onnx" else "it, read again,"
+        sizes = " and ".join(str(size) for size in deployment.BATCH_SIZES)
+        words = (runs, difference.largest, sizes, difference.allowed)
+        print("checked  %s differs from torch by at most %.2g with batches of %s (allowed: %.2g)" % words)
+    return 0
+
+
+def main(argv=None):
+    """Run and return the exit status: 0; 1 where OUT does not compute the same; 2 for bad input; 130 after Ctrl-C."""
+    return run_program("export_onnx.py", run, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main())

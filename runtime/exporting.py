@@ -1,0 +1,166 @@
+"""Models as files that need no code of this project, by whichever exporter torch has: each function gives bytes, and
+UserError where this torch cannot, or a package is missing.
+
+`images` is the example (B, 3, H, W); the batch is free in what comes out.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import logging
+import warnings
+
+import torch
+
+from runtime.errors import RunError, UserError
+
+DYNAMO_OPSET = 18  # the least that torch.export's ONNX exporter writes, and its default here
+_TRACED_OPSET = 12  # the most that torch 1.5 writes, by tracing
+_EXTRA_FILE = "metadata.json"
+
+
+def default_opset():
+    """The opset that `onnx_file` takes unless told otherwise."""
+    return DYNAMO_OPSET if _has_dynamo() else _TRACED_OPSET
+
+
+def _has_dynamo():
+    """Whether torch exports to ONNX by way of torch.export, into one file (torch 2.5)."""
+    names = inspect.signature(torch.onnx.export).parameters
+    return "dynamo" in names and "external_data" in names
+
+
+def need(package, purpose):
+    """The module `package`; UserError where it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError("%s needs the package %s (%s): pip install %s" % (purpose, package, error, package)) from None
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Exporters warn of shapes that become constants, as they shall, and of newer exporters; of a failure they log a
+    traceback beside the exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def onnx_model(module, images, names, opset):
+    """The onnx.ModelProto of `module` with an input and an output of these `names`, their first axis free.
+
+    From DYNAMO_OPSET on by torch.export where torch has that exporter, otherwise by tracing.
+    """
+    onnx = need("onnx", "--format onnx")
+    is_dynamo = opset >= DYNAMO_OPSET and _has_dynamo()
+    if is_dynamo:
+        need("onnxscript", "--format onnx")
+    export = _by_dynamo if is_dynamo else _by_tracing
+    try:
+        with _quiet(), torch.no_grad():
+            model = export(onnx, module, images, names, opset)
+    except UserError:
+        raise
+    except Exception as error:  # exporters raise nearly anything
+        reason = " ".join((str(error) or type(error).__name__).split())
+        message = "torch %s does not export this to ONNX with --opset %d: %s"
+        raise RunError(message % (torch.__version__, opset, reason[:500])) from None
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if written != opset:
+        raise RunError("torch %s writes opset %d, not --opset %d" % (torch.__version__, written, opset))
+    return model
+
+
+def _by_dynamo(_onnx, module, images, names, opset):
+    program = torch.onnx.export(
+        module,
+        (images,),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=names[:1],
+        output_names=names[1:],
+        opset_version=opset,
+        verbose=False,
+    )
+    return program.model_proto
+
+
+def _by_tracing(onnx, module, images, names, opset):
+    buffer = io.BytesIO()
+    takes = inspect.signature(torch.onnx.export).parameters
+    torch.onnx.export(
+        module,
+        (images,),
+        buffer,
+        input_names=names[:1],
+        output_names=names[1:],
+        dynamic_axes={name: {0: "batch"} for name in names},
+        opset_version=opset,
+        **({"dynamo": False} if "dynamo" in takes else {}),
+    )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def onnx_runner(data, threads):
+    """(a function from a numpy array to the output of the model, its metadata as a dictionary), on the CPU."""
+    onnxruntime = need("onnxruntime", "--format onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes, one for each way to fail
+        raise RunError("onnxruntime does not load what was written: %s" % " ".join(str(error).split())) from None
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
+
+
+def script_file(module, images, metadata):
+    """TorchScript by tracing, with the text `metadata` as the extra file metadata.json."""
+    buffer = io.BytesIO()
+    with _quiet(), torch.no_grad():
+        traced = torch.jit.trace(module, images, check_trace=False)
+        torch.jit.save(traced, buffer, _extra_files=_extra_files(metadata))
+    return buffer.getvalue()
+
+
+def load_script(data):
+    """(the module in what `script_file` gave, its metadata)."""
+    files = _extra_files("")
+    with _quiet():
+        module = torch.jit.load(io.BytesIO(data), _extra_files=files)
+    text = files[_EXTRA_FILE]
+    return module, text.decode() if isinstance(text, bytes) else text
+
+
+def _extra_files(text):
+    if hasattr(torch._C, "ExtraFilesMap"):  # torch 1.5 takes no dictionary
+        files = torch._C.ExtraFilesMap()
+        files[_EXTRA_FILE] = text
+        return files
+    return {_EXTRA_FILE: text}
+
+
+def program_file(module, images, metadata):
+    """An ExportedProgram, with the text `metadata` as the extra file metadata.json."""
+    if not hasattr(torch, "export") or not hasattr(torch.export, "Dim"):
+        raise UserError(
+            "torch %s has no torch.export with a free batch: torch 2.2 has; or use another --format" % torch.__version__
+        )
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={_EXTRA_FILE: metadata})
+    return buffer.getvalue()
+
+
+def load_program(data):
+    """(the module in what `program_file` gave, its metadata)."""
+    files = {_EXTRA_FILE: ""}
+    return torch.export.load(io.BytesIO(data), extra_files=files).module(), files[_EXTRA_FILE]

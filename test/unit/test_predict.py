@@ -1,0 +1,274 @@
+"""predict.py: what evaluation counts, in each style, for any file; and how it ends."""
+
+import csv
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import odd_pictures
+import pytest
+import torch
+from PIL import Image
+from recipe import fill
+
+import build
+import contact_sheet
+import main
+import predict
+import trained
+from models.smlp import sMLPNet
+from runtime import checkpoint
+from runtime.compat import create_model
+from tools import make_digits
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def small(name, **words):
+    """A small network in the place of smlpnet_tiny."""
+    keep = ("image_size", "num_classes", "token_layout")
+    return sMLPNet(dim=8, depths=(1, 1, 2, 1), **{key: value for key, value in words.items() if key in keep})
+
+
+@pytest.fixture
+def models(monkeypatch):
+    monkeypatch.setattr(trained, "create_model", small)
+    monkeypatch.setattr(build, "create_model", small)
+
+
+def save(path, scale=1.0, classes=DIGITS, make=small):
+    """A checkpoint of random weights, the last layer's times `scale`, with an average that is another; its path."""
+    model = fill(make("smlpnet_tiny", num_classes=10, image_size=32))
+    state = model.state_dict()
+    state["mlp_head.0.weight"] *= 0.05 * scale
+    average = dict(state, **{"mlp_head.0.bias": state["mlp_head.0.bias"] + torch.arange(10.0)})
+    payload = {"format": 1, "model": state, "model_ema": average, "args": {"model": "smlpnet_tiny", "input_size": 32}}
+    checkpoint.save_as(dict(payload, classes=classes) if classes else payload, str(path))
+    return str(path)
+
+
+@pytest.fixture
+def weights(tmp_path, models):
+    return save(tmp_path / "weights.pth")
+
+
+def picture(path, seed=0, side=32):
+    odd_pictures.pixels(side, side, seed).save(str(path), "PNG")
+    return str(path)
+
+
+def predicted(capsys, *words, status=0):
+    """The objects of `--json`, and stderr."""
+    assert predict.main(["--json", "--device=cpu", *words]) == status
+    said = capsys.readouterr()
+    return [json.loads(line) for line in said.out.splitlines()], said.err
+
+
+@pytest.mark.parametrize("words", [["--batch-size=50"], ["--batch-size=355", "--num-workers=1"]])
+def test_it_finds_what_evaluation_counts(words, weights, tmp_path, capsys):
+    data, result = str(tmp_path / "digits"), str(tmp_path / "eval.json")
+    make_digits.write_digits(data)
+    evaluation = ["--eval", "--resume=" + weights, "--data-path=" + data, "--input-size=32", "--amp=none"]
+    evaluation += ["--device=cpu", "--num-workers=0", "--no-model-ema", "--eval-json=" + result]
+    assert main.main(evaluation) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    with open(result) as file:
+        expected = json.load(file)
+    rows, _ = predicted(capsys, weights, os.path.join(data, "val"), "--top=10", *words)
+    truth = [os.path.basename(os.path.dirname(row["path"])) for row in rows]
+    ranked = [[best["class"] for best in row["top"]] for row in rows]
+    assert len(rows) == expected["images"] == 355 and [row["path"] for row in rows] == sorted(
+        row["path"] for row in rows
+    )
+    hits = sum(names[0] == name for names, name in zip(ranked, truth))
+    assert 0 < hits < 355 and 100.0 * hits / 355 == expected["acc1"]
+    assert 100.0 * sum(name in names[:5] for names, name in zip(ranked, truth)) / 355 == expected["acc5"]
+    losses = []
+    for row, name in zip(rows, truth):
+        values = {best["class"]: best["probability"] for best in row["top"]}
+        assert abs(sum(values.values()) - 1) < 1e-5 and list(values.values()) == sorted(values.values(), reverse=True)
+        losses.append(-math.log(values[name]))
+    assert abs(sum(losses) / 355 - expected["loss"]) < 1e-4
+
+
+def test_lines_and_rows(weights, tmp_path, capsys):
+    odd = [b"a b.png", b"tab\there.png", b'new\nline,".png', b"no\xfftext.png"]
+    paths = [picture(os.path.join(str(tmp_path), os.fsdecode(name)), seed) for seed, name in enumerate(odd)]
+    rows, _ = predicted(capsys, weights, *paths, "--top=2")
+    assert [row["path"] for row in rows] == paths and all(row["error"] is None for row in rows)
+    assert predict.main([weights, *paths, "--top=2", "--device=cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and [line.count("\t") for line in lines] == [4] * 4
+    assert lines[0].split("\t")[0] == paths[0]
+    assert lines[2].split("\t")[0] == "$'%s/new\\nline,\".png'" % tmp_path
+    for line, row in zip(lines, rows):
+        cells = line.split("\t")
+        assert cells[1::2] == [best["class"] for best in row["top"]]
+        assert all(abs(float(cell) - best["probability"]) < 1e-6 for cell, best in zip(cells[2::2], row["top"]))
+
+
+def run_as_program(words, content=b""):
+    """Run predict.py: (exit status, stdout, stderr) in bytes."""
+    environ = dict(os.environ, OMP_NUM_THREADS="1")
+    command = [sys.executable, os.path.join(ROOT, "predict.py"), *words]
+    done = subprocess.run(command, input=content, capture_output=True, env=environ)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def real_weights(tmp_path_factory):
+    """Of smlpnet_tiny itself, for the program in a process of its own."""
+    return save(tmp_path_factory.mktemp("real") / "weights.pth", make=create_model)
+
+
+def test_csv_of_paths_on_stdin(real_weights, tmp_path):
+    names = [b"a,b.png", b"line\nbreak.png", b"no\xfftext.png"]
+    paths = [os.fsencode(picture(os.path.join(str(tmp_path), os.fsdecode(name)))) for name in names]
+    paths.append(os.fsencode(str(tmp_path / "not there.png")))
+    status, out, err = run_as_program([real_weights, "-", "--csv", "--top=3"], b"\0".join(paths))
+    assert status == 1 and b"not there.png: No such file" in err and b"1 of 4 images failed" in err
+    rows = list(csv.reader(io.StringIO(out.decode("utf-8", "surrogateescape"), newline="")))
+    header = ["path", "class_1", "probability_1", "class_2", "probability_2", "class_3", "probability_3", "error"]
+    assert rows[0] == header and [os.fsencode(row[0]) for row in rows[1:]] == paths
+    assert rows[1][1] in DIGITS and 0 < float(rows[1][2]) <= 1 and rows[1][-1] == ""
+    assert rows[4][1:] == [""] * 6 + ["No such file or directory"]
+
+
+def test_a_reader_that_leaves_ends_it_quietly(real_weights, tmp_path):
+    for number in range(3):
+        picture(tmp_path / ("%d.png" % number))
+    command = '"$1" predict.py "$2" "$3" --batch-size=1 | true; echo ${PIPESTATUS[0]}'
+    words = ["bash", "-c", command, "bash", sys.executable, real_weights, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, cwd=ROOT)
+    assert done.stdout == b"141\n" and b"smlpnet_tiny, 10 classes" in done.stderr
+    assert done.stderr.count(b"predict.py: ") == 1 and b"Error" not in done.stderr, done.stderr
+
+
+def test_ctrl_c(real_weights):
+    command = [sys.executable, os.path.join(ROOT, "predict.py"), real_weights, "-"]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert b"smlpnet_tiny, 10 classes" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert process.stderr.read() == b"predict.py: interrupted\n"
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
+
+
+def test_odd_and_broken_pictures(weights, tmp_path, capsys):
+    for name, content in odd_pictures.decodable().items():
+        (tmp_path / "good" / "deep").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "good" / "deep" / name).write_bytes(content)
+    (tmp_path / "good" / "notes.txt").write_text("no image")
+    broken, pipe = tmp_path / "broken.png", str(tmp_path / "pipe.png")
+    broken.write_bytes(b"nothing")
+    os.mkfifo(pipe)
+    rows, err = predicted(
+        capsys, weights, str(broken), pipe, str(tmp_path / "good"), "--batch-size=4", "--top=99", status=1
+    )
+    count = len([name for name in odd_pictures.decodable() if name.lower().endswith(predict.IMG_EXTENSIONS)])
+    assert len(rows) == 2 + count and count > 5
+    assert rows[0]["path"] == str(broken) and rows[0]["top"] is None and rows[0]["error"]
+    assert rows[1]["top"] is None and rows[1]["error"] == "not a regular file"
+    assert all(row["error"] is None and len(row["top"]) == 10 for row in rows[2:])
+    assert "broken.png: " in err and "2 of %d images failed" % len(rows) in err
+
+
+def test_which_weights(models, tmp_path, capsys):
+    image = picture(tmp_path / "a.png")
+    (tmp_path / "run").mkdir()
+    best = save(tmp_path / "run" / "best.pth", scale=1)
+    save(tmp_path / "run" / "checkpoint.pth", scale=3)
+    of_run, _ = predicted(capsys, str(tmp_path / "run"), image)
+    assert of_run == predicted(capsys, best, image)[0]
+    os.unlink(best)
+    assert predicted(capsys, str(tmp_path / "run"), image)[0] != of_run
+    average, _ = predicted(capsys, str(tmp_path / "run"), image, "--ema")
+    assert average[0]["top"][0]["class"] == "9"
+    reshaped, err = predicted(capsys, str(tmp_path / "run"), image, "--token-layout=reshape")
+    assert reshaped != of_run and "token layout reshape" in err
+    numbered, err = predicted(capsys, save(tmp_path / "bare.pth", classes=None), image)
+    assert "no names of classes: they are numbered" in err and numbered == of_run
+
+
+def test_what_a_safetensors_file_may_not_say(models, tmp_path, capsys):
+    library = pytest.importorskip("safetensors.torch")
+    weights = small("smlpnet_tiny", num_classes=10, image_size=32).state_dict()
+    for said, text in (("[1]", "its args is a list"), ("{", "is not JSON"), ('{"input_size": "x"}', "")):
+        (tmp_path / "a.safetensors").write_bytes(library.save(weights, {"args": said}))
+        status = predict.main([str(tmp_path / "a.safetensors"), picture(tmp_path / "a.png"), "--device=cpu"])
+        said = capsys.readouterr().err
+        assert status == (2 if text else 0) and text in said, said
+
+
+def test_weights_that_are_not_finite(models, tmp_path, capsys):
+    rows, err = predicted(capsys, save(tmp_path / "nan.pth", scale=float("nan")), picture(tmp_path / "a.png"), status=1)
+    assert rows[0]["top"] is None and rows[0]["error"] == "the output of the model is not finite"
+
+
+def test_a_contact_sheet(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(contact_sheet, "MOST", 7)
+    (tmp_path / "images").mkdir()
+    for number in range(9):
+        picture(tmp_path / "images" / ("%d.png" % number), number, side=20 + 30 * number)
+    sheet = tmp_path / "a sheet.png"
+    words = [weights, str(tmp_path / "images"), str(tmp_path / "none.png"), "--plot", str(sheet)]
+    _, err = predicted(capsys, *words, status=1)
+    assert "shows 7 images, 2 more are left out" in err
+    with Image.open(str(sheet)) as drawn:
+        assert drawn.format == "PNG" and drawn.size == (5 * 168 + 8, 2 * 200 + 8)
+        tiles = [
+            drawn.convert("L").crop((8 + 168 * (n % 5), 8 + 200 * (n // 5), 168 + 168 * (n % 5), 200 * (n // 5) + 200))
+            for n in range(10)
+        ]
+    assert [len(tile.getcolors(256 * 256)) > 50 for tile in tiles] == [True] * 7 + [False] * 3
+    captions = [tile.crop((0, 160, 160, 192)).getextrema()[0] < 100 for tile in tiles]
+    assert captions == [True] * 7 + [False] * 3
+    before = sheet.read_bytes()
+    assert predict.main(words) == 2 and "pass --force" in capsys.readouterr().err and sheet.read_bytes() == before
+    assert predict.main([*words, "--force", "--ema"]) == 1 and sheet.read_bytes() != before
+    assert predict.main([weights, str(tmp_path / "none.png"), "--plot=%s" % (tmp_path / "other.png")]) == 1
+    assert not (tmp_path / "other.png").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        (["not there.pth", "a.png"], "the checkpoint not there.pth: no such file"),
+        (["{folder}", "a.png"], "the folder holds neither best.pth nor checkpoint.pth"),
+        (["{weights}"], "IMAGE|FOLDER|-"),
+        (["{weights}", "{folder}"], "holds no image"),
+        (["{weights}", "a.png", "--top=0"], "--top"),
+        (["{weights}", "a.png", "--json", "--csv"], "not allowed with"),
+        (["{weights}", "a.png", "--top", "3", "b.png"], "b.png stands apart"),
+        (["{weights}", "a.png", "--plot=sheet.jpg"], "must end in .png"),
+        (["{weights}", "a.png", "--plot=no such folder/sheet.png"], "its folder does not exist"),
+        (["{weights}", "a.png", "--device=cuda:1"], "--device"),
+        (["{weights}", "a.png", "--batchsize=1"], "did you mean --batch-size"),
+    ],
+)
+def test_what_is_refused(words, text, weights, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    words = [word.format(weights=weights, folder=tmp_path / "empty") for word in words]
+    assert predict.main(words) == 2
+    said = capsys.readouterr()
+    assert text in said.err.splitlines()[-1] and said.out == ""
+
+
+def test_a_path_that_begins_like_an_option(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(str(tmp_path))
+    picture("--an_image.png")
+    rows, _ = predicted(capsys, weights, "--top=1", "--batch_size=2", "--", "--an_image.png")
+    assert rows[0]["path"] == "--an_image.png" and rows[0]["error"] is None

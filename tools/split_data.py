@@ -1,0 +1,124 @@
+"""Make train/ and val/ out of folders of pictures: `python tools/split_data.py PHOTOS DATA [--val-share 0.2] [--link]`.
+
+PHOTOS holds one folder of images for each class. DATA is new, and holds train/<class>/ and val/<class>/ afterwards;
+PHOTOS is left as it is. Which images go to val/ follows from their contents, so that copies of one picture end up on
+the same side, and the same pictures are always dealt out in the same way.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from command_line import Parser, number
+from index import list_images
+from pictures import list_classes, open_regular
+from runtime.errors import UserError, shown
+
+
+def split(photos, data, val_share, links=False):
+    """Write `data` and return {class: (images of train/, images of val/)}; UserError where that cannot be."""
+    dealt = {name: _deal(name, paths, val_share) for name, paths in _images_of(photos).items()}
+    if os.path.lexists(data) and (not os.path.isdir(data) or os.listdir(data)):
+        raise UserError("%s exists and is not an empty folder: name a new one" % shown(data))
+    inside = os.path.join(os.path.realpath(data), "").startswith(os.path.join(os.path.realpath(photos), ""))
+    if inside:
+        raise UserError("%s lies in %s, which is left as it is: name a folder elsewhere" % (shown(data), shown(photos)))
+    unfinished = data.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set behind its name
+    if os.path.lexists(unfinished):
+        raise UserError("%s is left of a run that was stopped: remove it" % shown(unfinished))
+    try:
+        _fill(unfinished, photos, dealt, links)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    if os.path.isdir(data):
+        os.rmdir(data)
+    os.rename(unfinished, data)
+    return {name: tuple(len(paths) for paths in parts) for name, parts in dealt.items()}
+
+
+def _fill(folder, photos, dealt, links):
+    for name, parts in dealt.items():
+        for part, paths in zip(("train", "val"), parts):
+            for path in paths:
+                inner = os.path.relpath(path, os.path.join(photos, name))
+                _put(path, os.path.join(folder, part, name, inner), links)
+
+
+def _images_of(photos):
+    """{class: paths of its images}."""
+    if not os.path.isdir(photos):
+        raise UserError("%s is not a folder" % shown(photos))
+    classes = list_classes(photos)
+    if "train" in classes and "val" in classes:
+        raise UserError("%s holds train/ and val/ already: give it to --data-path as it is" % shown(photos))
+    if len(classes) < 2:
+        raise UserError("%s holds %d class folders: it takes two or more" % (shown(photos), len(classes)))
+    found = {name: [] for name in classes}
+    for path, target in list_images(photos, classes):
+        found[classes[target]].append(path)
+    return found
+
+
+def _deal(name, paths, val_share):
+    """(paths for train/, paths for val/) of one class: in the order of their contents, all copies of one together."""
+    copies = {}
+    for path in paths:
+        copies.setdefault(_digest(path), []).append(path)
+    if len(copies) < 2:
+        raise UserError("class %s has %d different images: it takes two or more" % (shown(name), len(copies)))
+    wanted = min(max(1, round(val_share * len(copies))), len(copies) - 1)
+    digests = sorted(copies)
+    train = [path for digest in digests[wanted:] for path in copies[digest]]
+    return train, [path for digest in digests[:wanted] for path in copies[digest]]
+
+
+def _digest(path):
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path) as file:
+            for piece in iter(lambda: file.read(2**20), b""):
+                digest.update(piece)
+    except OSError as error:
+        raise UserError("%s cannot be read: %s" % (shown(path), error.strerror or error)) from None
+    return digest.hexdigest()
+
+
+def _put(source, target, links):
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    if links:
+        os.symlink(os.path.abspath(source), target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def main(argv=None):
+    parser = Parser("split_data.py", description="Make train/ and val/ out of folders of pictures.")
+    parser.add_argument("photos", metavar="PHOTOS", help="one folder of images for each class")
+    parser.add_argument("data", metavar="DATA", help="a new folder")
+    parser.add_argument(
+        "--val-share", type=number(float, above=0, high=0.9), default=0.2, metavar="X", help="of a class (default: 0.2)"
+    )
+    parser.add_argument("--link", action="store_true", help="symbolic links in the place of copies")
+    try:
+        options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+        counts = split(options.photos, options.data, options.val_share, options.link)
+    except UserError as error:
+        sys.stderr.write("split_data.py: error: %s\n" % error)
+        return 2
+    except OSError as error:
+        sys.stderr.write("split_data.py: failed: %s\n" % error)
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("split_data.py: interrupted; nothing is left\n")
+        return 130
+    for name, (train, val) in sorted(counts.items()):
+        print("%s: %d train, %d val" % (shown(name), train, val))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
