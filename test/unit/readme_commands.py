@@ -56,8 +56,9 @@ class Command:
 
     @property
     def arguments(self):
-        """What follows the program."""
-        return self.words[self.program[0] + 1 :]
+        """What follows the program, up to a file that takes its output."""
+        following = self.words[self.program[0] + 1 :]
+        return following[: following.index(">")] if ">" in following else following
 
 
 def commands_of(readme):
@@ -76,7 +77,7 @@ def commands_of(readme):
 
 def run_program(path, words):
     """(exit status, stdout) of a Python program of the project, in this process."""
-    argv, text = sys.argv, io.StringIO()
+    argv, text = sys.argv, io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as the real one it can be reconfigured
     sys.argv = [path, *words]
     try:
         with redirect_stdout(text):
@@ -86,7 +87,8 @@ def run_program(path, words):
         status = end.code or 0
     finally:
         sys.argv = argv
-    return status, text.getvalue()
+    text.flush()
+    return status, text.buffer.getvalue().decode("utf-8", "replace")
 
 
 _helps = {}
