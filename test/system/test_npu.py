@@ -71,9 +71,9 @@ def weights_of(folder):
 
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_trajectory_is_the_cpus(tmp_path, nproc):
-    """Up to rounding: a CPU has channels_last, and torch's own kernel for the optimizer."""
+    """Up to rounding, which a large rate would make grow: a CPU has channels_last, and torch's own AdamW."""
     images = write_images(str(tmp_path / "images"), train=12 * nproc)
-    common = ["--amp=none", "--mixup=0.8", "--cutmix=1.0", "--clip-grad=1"]
+    common = ["--amp=none", "--mixup=0.8", "--cutmix=1.0", "--clip-grad=1", "--lr=0.01"]
     out = succeed(words_for(images, tmp_path / "npu", *common), nproc)
     assert "device        npu:0 (Ascend910B (simulated)), %d process(es)" % nproc in out and "max mem: " in out
     succeed(words_for(images, tmp_path / "cpu", *common, "--device=cpu"), nproc)
@@ -82,7 +82,7 @@ def test_trajectory_is_the_cpus(tmp_path, nproc):
     for wanted, got in zip(here, there):
         for name, value in wanted.items():
             if "loss" in name or "acc" in name:
-                assert got[name] == pytest.approx(value, rel=2e-4), name
+                assert got[name] == pytest.approx(value, rel=1e-4), name
     here, there = weights_of(tmp_path / "cpu"), weights_of(tmp_path / "npu")
     for part in ("model", "model_ema"):
         assert all(value.device.type == "cpu" for value in there[part].values())
