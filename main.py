@@ -27,8 +27,9 @@ from runtime import checkpoint
 from runtime.binding import bind_cores
 from runtime.compiling import failed_to_compile
 from runtime.device import out_of_memory, select_device
-from runtime.distributed import Ranks, lost_a_peer, read_launch
+from runtime.distributed import Ranks, lost_a_peer
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError, did_you_mean
+from runtime.launched import read_launch
 from runtime.stops import end_loaders, name_of
 
 

@@ -12,7 +12,8 @@ import build
 import models
 import output
 from runtime.device import select_device
-from runtime.distributed import Ranks, read_launch
+from runtime.distributed import Ranks
+from runtime.launched import read_launch
 from steps import take_gradients
 
 CLASSES = 1000

@@ -5,12 +5,10 @@ the one before it, `best.pth` the one with the best accuracy.
 """
 
 import argparse
-import collections
 import contextlib
 import inspect
 import logging
 import os
-import pickle
 import re
 import shutil
 import sys
@@ -22,6 +20,7 @@ import torch
 
 from runtime import download
 from runtime.errors import UserError
+from runtime.tensors_only import TensorsOnly
 
 FORMAT = 1
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
@@ -276,7 +275,7 @@ def _read(path):
         if hasattr(torch.serialization, "safe_globals"):
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(file, map_location="cpu", weights_only=True)
-        return torch.load(file, map_location="cpu", pickle_module=_TensorsOnly)
+        return torch.load(file, map_location="cpu", pickle_module=TensorsOnly)
 
 
 def _check_sums(path):
@@ -288,37 +287,6 @@ def _check_sums(path):
             damaged = file.testzip()
         if damaged:
             raise ValueError("the checksum of %s is wrong" % damaged)
-
-
-class _TensorsOnlyUnpickler(pickle.Unpickler):
-    """Builds tensors, plain containers and Namespaces; refuses every other name, so a file cannot run code."""
-
-    ALLOWED = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("argparse", "Namespace"): argparse.Namespace,
-        ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-        ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-        ("torch", "Size"): torch.Size,
-    }
-
-    def find_class(self, module, name):
-        if (module, name) in self.ALLOWED:
-            return self.ALLOWED[module, name]
-        if module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype)):
-            return getattr(torch, name)
-        raise pickle.UnpicklingError("it contains %s.%s, which a checkpoint may not" % (module, name))
-
-
-class _TensorsOnly:
-    """What torch.load needs of a pickle module, where torch has no `weights_only` with an allow-list."""
-
-    __name__ = "tensors_only"
-    Unpickler = _TensorsOnlyUnpickler
-    UnpicklingError = pickle.UnpicklingError
-
-    @staticmethod
-    def load(file, **options):
-        return _TensorsOnlyUnpickler(file, **options).load()
 
 
 def check_fits(path, state, model):

@@ -3,92 +3,21 @@
 import contextlib
 import datetime
 import os
-import shutil
-import subprocess
 import time
 import urllib.parse
-from collections import namedtuple
 
 import numpy
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.binding import usable_cores
 from runtime.errors import RunError, UserError
+from runtime.launched import cores_of_a_process, default_slurm_rendezvous, integer
 from runtime.rounds import agree_on_round
 from runtime.watchdog import Watchdog, deadline
 
 _MORE, _DONE, _REFUSED = range(3)  # what the first rank tells the others while it makes something
 LATER_SECONDS = 60  # the collectives' own limit comes after the watchdog's, which can name the rank
-
-Launch = namedtuple("Launch", "rank world_size local_rank local_world_size")
-
-
-def read_launch(environ, local_rank=None):
-    """The Launch that torchrun, torch.distributed.launch, the wrappers or Slurm describe in `environ`.
-
-    `local_rank` is the option of the same name, which torch.distributed.launch passes instead of LOCAL_RANK.
-    """
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        rank, world_size = _integer(environ, "RANK"), _integer(environ, "WORLD_SIZE", least=1)
-        if "LOCAL_RANK" in environ:
-            local_rank = _integer(environ, "LOCAL_RANK")
-        elif local_rank is None:
-            local_rank = rank
-        # torch.distributed.launch of torch 1.x does not say how many processes this machine has
-        local_world_size = _integer(environ, "LOCAL_WORLD_SIZE", 0) or None
-    elif _integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
-        rank, world_size = _integer(environ, "SLURM_PROCID"), _integer(environ, "SLURM_NTASKS")
-        local_rank = _integer(environ, "SLURM_LOCALID", rank)
-        tasks_a_node = -(-world_size // _integer(environ, "SLURM_NNODES", 1, least=1))
-        local_world_size = _integer(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node, least=1)
-    else:
-        return Launch(0, 1, local_rank or 0, 1)
-    if not rank < world_size:
-        message = "the launcher's variables are wrong: rank %d of %d processes" % (rank, world_size)
-        raise UserError(message, one_rank=True)
-    return Launch(rank, world_size, local_rank, local_world_size)
-
-
-def _integer(environ, name, default=None, least=0, most=10**6):
-    value = environ.get(name, default)
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None or not least <= number <= most:
-        message = "the environment variable %s must be an integer from %d to %d, it is %r" % (name, least, most, value)
-        raise UserError(message, one_rank=True)
-    return number
-
-
-def _default_slurm_rendezvous(environ):
-    """Fill in MASTER_ADDR and MASTER_PORT, which Slurm does not set, so that all tasks of a job agree."""
-    if "SLURM_PROCID" not in environ or "RANK" in environ:
-        return
-    if "MASTER_ADDR" not in environ:
-        nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
-        environ["MASTER_ADDR"] = _first_host(nodes)
-    environ.setdefault("MASTER_PORT", str(20000 + _integer(environ, "SLURM_JOB_ID", 0, most=2**63) % 20000))
-
-
-def _first_host(nodes):
-    if nodes and shutil.which("scontrol"):
-        command = ["scontrol", "show", "hostnames", nodes]
-        listed = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - a list, no shell
-        if listed.returncode == 0 and listed.stdout:
-            return listed.stdout.decode().split()[0]
-    if not nodes or "[" in nodes:
-        return "127.0.0.1"
-    return nodes.split(",")[0]
-
-
-def _cores_of_a_process(environ, launch):
-    """The processor cores for one process: its own where it is bound to some, else its part of them all."""
-    usable = usable_cores()
-    bound = usable < (os.cpu_count() or 1) or ("SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ)
-    return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))
 
 
 def _place_of(dist_url):
@@ -142,19 +71,19 @@ class Ranks:
         self.virtual_size = virtual_size or launch.world_size
         self.virtual_ranks = _share_of_virtual_ranks(launch, self.virtual_size)
         self.device = device
-        self.cores = _cores_of_a_process(os.environ, launch)
+        self.cores = cores_of_a_process(os.environ, launch)
         self.is_main = self.rank == 0
         self.watchdog, self.timeout_s = None, timeout_s
         if self.world_size > 1:
             self._connect(dist_url, timeout_s, report if launch.local_rank == 0 else None)
 
     def _connect(self, dist_url, timeout_s, report):
-        _default_slurm_rendezvous(os.environ)
+        default_slurm_rendezvous(os.environ)
         if dist_url == "env://":
             missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
             if missing:
                 raise UserError("%d processes, but %s is not set: start with torchrun" % (self.world_size, missing[0]))
-            _integer(os.environ, "MASTER_PORT", most=65535)
+            integer(os.environ, "MASTER_PORT", most=65535)
         _check_url(dist_url)
         limit = datetime.timedelta(seconds=timeout_s)
         try:

@@ -118,8 +118,9 @@ FROM_FIRST = """
 import sys
 import numpy
 from runtime.device import Device
-from runtime.distributed import Launch, Ranks
+from runtime.distributed import Ranks
 from runtime.errors import UserError
+from runtime.launched import Launch
 
 rank = int(sys.argv[1])
 ranks = Ranks(Launch(rank, 2, rank, 2), Device("cpu"), "file://" + sys.argv[2], timeout_s=60)

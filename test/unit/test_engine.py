@@ -20,8 +20,9 @@ from runtime import checkpoint
 from runtime.amp import Precision
 from runtime.compat import create_model
 from runtime.device import Device
-from runtime.distributed import Launch, Ranks
+from runtime.distributed import Ranks
 from runtime.errors import UserError
+from runtime.launched import Launch
 
 CPU = Device("cpu")
 SMALL = {"dim": 16, "depths": (1, 1, 2, 1)}

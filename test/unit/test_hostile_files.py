@@ -17,6 +17,7 @@ import torch
 
 from runtime import checkpoint, download
 from runtime.errors import UserError
+from runtime.tensors_only import TensorsOnly
 
 HAS_ZIP_OPTION = "_use_new_zipfile_serialization" in torch.save.__code__.co_varnames
 
@@ -79,12 +80,12 @@ def test_restricted_unpickler_for_old_torch(tmp_path):
     options = {"weights_only": False} if hasattr(torch.serialization, "safe_globals") else {}
     good = {"model": {"w": torch.arange(3), "h": torch.ones(2, dtype=torch.float16)}, "args": argparse.Namespace(a=1)}
     torch.save(good, path)
-    loaded = torch.load(path, pickle_module=checkpoint._TensorsOnly, **options)
+    loaded = torch.load(path, pickle_module=TensorsOnly, **options)
     assert loaded["args"] == good["args"] and torch.equal(loaded["model"]["w"], good["model"]["w"])
     for harm in harms(tmp_path).values():
         torch.save({"model": harm}, path)
         with pytest.raises(pickle.UnpicklingError, match="which a checkpoint may not"):
-            torch.load(path, pickle_module=checkpoint._TensorsOnly, **options)
+            torch.load(path, pickle_module=TensorsOnly, **options)
     assert os.listdir(str(tmp_path)) == ["c.pth"]
 
 

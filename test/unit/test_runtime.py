@@ -11,9 +11,10 @@ from torch import nn
 
 from runtime import amp, checkpoint, distributed, seeding
 from runtime.device import Device, cpu_has_bfloat16, select_device
-from runtime.distributed import Launch, Ranks, read_launch
+from runtime.distributed import Ranks
 from runtime.ema import Ema
 from runtime.errors import RunError, UserError
+from runtime.launched import Launch, read_launch
 
 
 def path_of(folder, name=checkpoint.LATEST):

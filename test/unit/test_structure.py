@@ -14,6 +14,8 @@ LEVELS = {
     "runtime.stops": 0,
     "runtime.watchdog": 0,
     "runtime.rounds": 0,
+    "runtime.tensors_only": 0,
+    "runtime.launched": 1,
     "runtime.download": 1,
     "runtime.device": 1,
     "runtime.distributed": 2,
