@@ -108,6 +108,7 @@ def run(argv):
 def say(text):
     """One line on stderr."""
     sys.stderr.write("predict.py: %s\n" % printable(text))
+    sys.stderr.flush()  # Python before 3.9 keeps it back where stderr is no terminal
 
 
 def find_images(words):
