@@ -128,6 +128,8 @@ def start(loader):
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    if getattr(before, "__module__", "").startswith("torch."):  # of a loader that was started otherwise
+        before = signal.SIG_DFL
     iterator = iter(loader)
     signal.signal(signal.SIGCHLD, before)
     return iterator

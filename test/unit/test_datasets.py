@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import types
 
 import numpy
@@ -9,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from recipe import golden
+from torch.utils.data import DataLoader
 
 import args as options_module
+import batches
 import datasets
 from index import list_images
 from runtime.compat import create_transform
@@ -255,3 +258,15 @@ def test_unreadable_image_is_left_out_of_evaluation(tmp_path):
     val = load(root, "--skip-bad-images").val
     assert sum(len(images) for images, _ in val) == 2
     assert val.skipped == 1
+
+
+def test_torch_s_handler_of_lost_loaders_does_not_stay():
+    """It would raise wherever the main thread is; not even where a loader that was started otherwise has set it."""
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        for first in ((), iter(DataLoader([1, 2], num_workers=1))):
+            loader = DataLoader([1, 2], num_workers=1)
+            assert list(batches.start(loader)) == [1, 2] and list(first) in ([], [1, 2])
+            assert not getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.")
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
