@@ -202,7 +202,10 @@ class Ranks:
 
     def _send(self, status, array):
         self._announce(status, len(array))
-        distributed.broadcast(torch.from_numpy(numpy.array(array)).to(self.device.torch_device), 0)
+        # In memory of torch's own: numpy's is given up under the interpreter's lock, for which a thread of gloo on old
+        # torch may wait while `close`, which holds it, waits for that thread.
+        data = torch.empty(len(array), dtype=torch.uint8, device=self.device.torch_device)
+        distributed.broadcast(data.copy_(torch.from_numpy(numpy.array(array))), 0)
 
     def _announce(self, *words):
         """[status, size] as the first rank gives them."""
