@@ -49,9 +49,10 @@ class FileParser(Parser):
         return super().parse_args(args, namespace)
 
 
-def run_program(name, run, argv):
+def run_program(name, run, argv, interrupted="interrupted"):
     """The exit status of the program after `run(argv)`, which gives one: 2 for bad input; 1 for a run that failed; 130
-    after Ctrl-C; 141 where nobody reads stdout any more. What went wrong is said in one line."""
+    after Ctrl-C, which `interrupted` tells; 141 where nobody reads stdout any more. What went wrong is said in one
+    line."""
     try:
         status = run(argv)
         sys.stdout.flush()
@@ -61,7 +62,7 @@ def run_program(name, run, argv):
     except RunError as error:
         return _end(name, 1, "failed: %s" % error)
     except KeyboardInterrupt:
-        return _end(name, 130, "interrupted")
+        return _end(name, 130, interrupted)
     except BrokenPipeError:
         _give_up_stdout()
         return 141

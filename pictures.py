@@ -134,6 +134,13 @@ def open_regular(path):
         raise
 
 
+def take_up(file, digest):
+    """The `digest` of hashlib, which has taken up the rest of the open file."""
+    for piece in iter(lambda: file.read(2**20), b""):
+        digest.update(piece)
+    return digest
+
+
 class BoundedResize(transforms.Resize):
     """Resize, but not to more pixels than Pillow decodes: a picture of 10 x 30,000 would become one of gigabytes."""
 

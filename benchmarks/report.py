@@ -12,6 +12,7 @@ from importlib import metadata
 
 import torch
 
+from runtime.binding import usable_cores
 from runtime.device import accelerators, cpu_has_bfloat16
 from runtime.errors import RunError
 
@@ -46,7 +47,7 @@ def hardware():
     """What the numbers depend on, as a dictionary."""
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "bfloat16_instructions": cpu_has_bfloat16(),
         "accelerators": accelerators(),

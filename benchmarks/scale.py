@@ -14,6 +14,7 @@ import time
 import torch
 
 from benchmarks import runs, timing
+from runtime.binding import usable_cores
 from runtime.errors import RunError, UserError
 from tools.launch import environment_of
 
@@ -33,7 +34,7 @@ def run(args):
     runs.settle(args)
     if args.result:
         return _work(args)
-    if max(args.processes) > len(os.sched_getaffinity(0)):
+    if max(args.processes) > usable_cores():
         raise UserError("--processes %d: there are fewer cores" % max(args.processes))
     rates = {count: [] for count in args.processes}
     for number in range(args.rounds):

@@ -18,9 +18,11 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_
 
 from torchvision.datasets.folder import IMG_EXTENSIONS  # noqa: E402 - after the path is set
 
+from command_line import run_program  # noqa: E402
 from index import list_images  # noqa: E402
 from pictures import holds, list_classes, walk  # noqa: E402
-from runtime.errors import RunError, UserError, printable, shown  # noqa: E402
+from runtime.binding import usable_cores  # noqa: E402
+from runtime.errors import UserError, shown  # noqa: E402
 from runtime.stops import end_loaders  # noqa: E402
 from tools import data_findings  # noqa: E402
 from tools.picture_check import look_at  # noqa: E402
@@ -36,30 +38,21 @@ def main(argv=None):
     parser.add_argument("--input-size", type=int, default=224, metavar="PIXELS", help="of the training (default: 224)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: the cores)")
     parser.add_argument("--json", metavar="FILE", help="write the findings there, too")
-    status = 1
     try:
-        status = check(parser.parse_args(argv))
-    except UserError as error:
-        _say("error: %s" % error)
-        status = 2
-    except RunError as error:
-        _say("failed: %s" % error)
-    except KeyboardInterrupt:
-        _say("interrupted: the data set is not checked")
-        status = 130
+        return run_program(
+            "check_data.py",
+            lambda words: check(parser.parse_args(words)),
+            argv,
+            interrupted="interrupted: the data set is not checked",
+        )
     finally:
         end_loaders()
-    return status
-
-
-def _say(text):
-    sys.stderr.write("check_data.py: %s\n" % printable(text))
 
 
 def check(args):
     """Print the findings; 1 where one would harm a training, else 0. UserError where DATA is no data set."""
     _check_options(args)
-    workers = _cores() if args.num_workers is None else args.num_workers
+    workers = usable_cores() if args.num_workers is None else args.num_workers
     parts = {}
     for name in PARTS:
         images, strangers, closed = list_part(os.path.join(args.data, name))
@@ -90,10 +83,6 @@ def _check_options(args):
             raise UserError("--json %s lies among the images: name another file" % shown(args.json))
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         raise UserError("--json %s: its folder does not exist" % shown(args.json))
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def list_part(folder):

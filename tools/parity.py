@@ -38,6 +38,7 @@ import engine  # noqa: E402
 from benchmarks import runs  # noqa: E402
 from benchmarks.data import Published  # noqa: E402
 from models.smlp import sMLPNet  # noqa: E402
+from runtime.binding import usable_cores  # noqa: E402
 from runtime.compat import register_model  # noqa: E402
 from tools.make_digits import write_digits  # noqa: E402
 from utils import write_json  # noqa: E402
@@ -70,7 +71,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=24, help="(default: 24)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="(default: all)")
     parser.add_argument("--margin", type=float, default=0.3, help="of equivalence, percentage points (default: 0.3)")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="(default: the cores)")
+    parser.add_argument("--processes", type=int, default=usable_cores(), help="(default: the cores)")
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error("--seeds %d: a difference needs at least 2" % args.seeds)

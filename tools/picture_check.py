@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from batches import means_a_lost_process
 from datasets import SMALL_SIZE
-from pictures import BoundedResize, open_picture, open_regular, why
+from pictures import BoundedResize, open_picture, open_regular, take_up, why
 from runtime.errors import RunError
 from runtime.stops import leave_to_parent
 
@@ -32,7 +32,7 @@ class PictureFiles(Dataset):
     def __getitem__(self, number):
         try:
             with open_regular(self.images[number][0]) as file:
-                digest = _digest(file)
+                digest = take_up(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
                 file.seek(0)
                 picture = open_picture(file)
                 mode = picture.mode
@@ -42,13 +42,6 @@ class PictureFiles(Dataset):
         except Exception as error:  # decoders raise nearly anything
             return b"", 0, 0, "", why(error)
         return digest, width, height, mode, ""
-
-
-def _digest(file):
-    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    for block in iter(lambda: file.read(2**20), b""):
-        digest.update(block)
-    return digest.digest()
 
 
 class Found:

@@ -8,13 +8,13 @@ import argparse
 import io
 import os
 import sys
-import uuid
 import warnings
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
 import args as options_module  # noqa: E402 - after the path is set
+from files import replacing  # noqa: E402
 from runtime.errors import UserError, printable, shown  # noqa: E402
 from tools.report_page import GENERATOR, page  # noqa: E402
 from tools.run_folder import RunFolder  # noqa: E402
@@ -60,7 +60,8 @@ def report(args):
     try:
         os.makedirs(folder, exist_ok=True)
         for path, content in zip(paths, contents):
-            write_bytes(path, content)
+            with replacing(path, force=True) as staged, open(staged, "wb") as file:
+                file.write(content)
             print("wrote " + shown(path))
     except OSError as error:
         raise UserError("--output %s cannot be written to: %s" % (shown(folder), error.strerror)) from None
@@ -92,18 +93,6 @@ def _check_ours(path):
     except OSError as error:
         raise UserError("%s cannot be read: %s" % (shown(path), error.strerror)) from None
     raise UserError("%s is no report of this program: rename it, or name another folder by --output" % shown(path))
-
-
-def write_bytes(path, content):
-    """Replace the file `path` without ever leaving half of it."""
-    temporary = "%s.%s.tmp" % (path, uuid.uuid4().hex)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def draw(pyplot, runs):

@@ -12,9 +12,9 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from command_line import Parser, number
+from command_line import Parser, number, run_program
 from index import list_images
-from pictures import list_classes, open_regular
+from pictures import holds, list_classes, open_regular, take_up
 from runtime.errors import UserError, shown
 
 
@@ -23,8 +23,7 @@ def split(photos, data, val_share, links=False):
     dealt = {name: _deal(name, paths, val_share) for name, paths in _images_of(photos).items()}
     if os.path.lexists(data) and (not os.path.isdir(data) or os.listdir(data)):
         raise UserError("%s exists and is not an empty folder: name a new one" % shown(data))
-    inside = os.path.join(os.path.realpath(data), "").startswith(os.path.join(os.path.realpath(photos), ""))
-    if inside:
+    if holds(os.path.realpath(photos), os.path.realpath(data)):
         raise UserError("%s lies in %s, which is left as it is: name a folder elsewhere" % (shown(data), shown(photos)))
     unfinished = data.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set behind its name
     if os.path.lexists(unfinished):
@@ -77,14 +76,11 @@ def _deal(name, paths, val_share):
 
 
 def _digest(path):
-    digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
-            for piece in iter(lambda: file.read(2**20), b""):
-                digest.update(piece)
+            return take_up(file, hashlib.sha256()).hexdigest()
     except OSError as error:
         raise UserError("%s cannot be read: %s" % (shown(path), error.strerror or error)) from None
-    return digest.hexdigest()
 
 
 def _put(source, target, links):
@@ -103,21 +99,16 @@ def main(argv=None):
         "--val-share", type=number(float, above=0, high=0.9), default=0.2, metavar="X", help="of a class (default: 0.2)"
     )
     parser.add_argument("--link", action="store_true", help="symbolic links in the place of copies")
-    try:
-        options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+
+    def run(words):
+        options = parser.parse_args(words)
         counts = split(options.photos, options.data, options.val_share, options.link)
-    except UserError as error:
-        sys.stderr.write("split_data.py: error: %s\n" % error)
-        return 2
-    except OSError as error:
-        sys.stderr.write("split_data.py: failed: %s\n" % error)
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("split_data.py: interrupted; nothing is left\n")
-        return 130
-    for name, (train, val) in sorted(counts.items()):
-        print("%s: %d train, %d val" % (shown(name), train, val))
-    return 0
+        for name, (train, val) in sorted(counts.items()):
+            print("%s: %d train, %d val" % (shown(name), train, val))
+        return 0
+
+    words = sys.argv[1:] if argv is None else argv
+    return run_program("split_data.py", run, words, interrupted="interrupted; nothing is left")
 
 
 if __name__ == "__main__":

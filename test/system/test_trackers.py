@@ -277,12 +277,17 @@ def wandb_rows(folder):
     return rows
 
 
+def stop_and_go_on(images, out, name):
+    """A run with the tracker `name` that ends after two epochs and goes on for a third."""
+    for epochs in ("--epochs=2", "--epochs=3"):
+        status, _, err = run_main(words_for(images, out, "--tracker=" + name, epochs))
+        assert status == 0, err
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="wandb is not installed")
 def test_wandb_offline(tmp_path, images):
     out = tmp_path / "out"
-    for epochs in ("--epochs=2", "--epochs=3"):
-        status, _, err = run_main(words_for(images, out, "--tracker=wandb", epochs))
-        assert status == 0, err
+    stop_and_go_on(images, out, "wandb")
     rows = log_of(out)
     assert wandb_rows(out) == [(row.pop("epoch"), pytest.approx(row)) for row in rows]
     assert len({path.name for path in (out / "wandb").glob("offline-run-*/*.wandb")}) == 1  # named by the run
@@ -291,9 +296,7 @@ def test_wandb_offline(tmp_path, images):
 @pytest.mark.skipif(not importlib.util.find_spec("swanlab"), reason="swanlab is not installed")
 def test_swanlab_offline(tmp_path, images):
     out = tmp_path / "out"
-    for epochs in ("--epochs=2", "--epochs=3"):
-        status, _, err = run_main(words_for(images, out, "--tracker=swanlab", epochs))
-        assert status == 0, err
+    stop_and_go_on(images, out, "swanlab")
     files = list((out / "swanlab").glob("run-*/*.swanlab"))
     assert len(files) == 2 and len({path.name for path in files}) == 1
     counts = [sum(record.count(b"train_loss_median") for record in records_of(path)) for path in sorted(files)]
