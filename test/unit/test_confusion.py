@@ -5,7 +5,8 @@ import os
 
 import pytest
 import torch
-from test_engine import CPU, Batches, run_of, small  # noqa: F401 - a fixture
+from test_engine import small  # noqa: F401 - a fixture
+from test_loops import CPU, Batches, run_of
 
 import args as options_module
 import confusion

@@ -12,8 +12,8 @@ import types
 import numpy
 import pytest
 from odd_pictures import odd_names
-from test_bad_images import nobody
 from test_datasets import load, make_folder
+from test_special_files import nobody
 from torchvision.datasets import ImageFolder
 
 import args as options_module

@@ -11,6 +11,7 @@ import test_engine
 import torch
 from recipe import normal
 from test_engine import assert_equal_weights, weights
+from test_loops import run_of
 from test_trajectory import small_mixup
 
 import args as options_module
@@ -255,7 +256,7 @@ MODES = ["batch", "pair", "elem"]
 
 def mixing_run(mode):
     chosen = options("--mixup-mode=" + mode)
-    return test_engine.run_of(None, mixup=build.build_mixup(chosen, 10), logger=logging.getLogger("x"))
+    return run_of(None, mixup=build.build_mixup(chosen, 10), logger=logging.getLogger("x"))
 
 
 @pytest.mark.parametrize("mode", MODES)
