@@ -10,7 +10,7 @@ import sys
 import torch
 
 import models  # noqa: F401 - registers the models with timm
-from command_line import Parser
+from options.command_line import Parser
 from runtime.errors import RunError, UserError, did_you_mean, printable
 
 COMMANDS = {

@@ -6,72 +6,21 @@ A data set is a folder with train/ and val/, each with one folder of images a cl
 import os
 from collections import namedtuple
 
-from PIL import Image
 from torch.utils.data import Dataset
-from torchvision import transforms
 
-import fast_pictures
-import index
-from batches import Batches
-from pictures import BoundedResize, holds, list_classes, read_picture, why
-from pixels import IMAGENET_MEAN, IMAGENET_STD, ToPixels
-from runtime.compat import create_transform
+from pipeline import fast_reading, index
+from pipeline.batch_bytes import ToPixels
+from pipeline.batches import Batches
+from pipeline.reading import holds, list_classes, read_picture, why
+from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
+from pipeline.transforms import build_transform
 from runtime.errors import UserError, shown
 from runtime.seeding import position_seed, seed_host
-from samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 
 MOST_REPLACED = 1000  # unreadable images in a row before the data set is taken for lost
-SMALL_SIZE = 32  # up to this size a picture of just the size is not resized, and cropped after padding in training
 
 Loaders = namedtuple("Loaders", "train val classes")
 Sample = namedtuple("Sample", "pixels target bad_files")  # the first two are None where nothing could be read
-
-
-def build_transform(is_train, args):
-    """The reference's transform of a PIL picture to a normalised (3, input_size, input_size) float32 tensor."""
-    if not is_train:
-        return transforms.Compose([*_fit(args.input_size), *_normalise()])
-    try:
-        transform = create_transform(
-            input_size=args.input_size,
-            is_training=True,
-            color_jitter=args.color_jitter,
-            auto_augment=args.aa or None,
-            interpolation=args.train_interpolation,
-            hflip=args.hflip,
-            re_prob=args.reprob,
-            re_mode=args.remode,
-            re_count=args.recount,
-        )
-    except (AssertionError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        raise UserError("--aa %s is not a policy that works: %s" % (args.aa, error)) from None
-    if args.input_size <= SMALL_SIZE:
-        transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=4)
-        transform.transforms[0:0] = _fit(args.input_size)
-    return transform
-
-
-class UnlessSized:
-    """Apply `transform` to a picture unless it is `size` x `size` already."""
-
-    def __init__(self, size, transform):
-        self.size, self.transform = size, transform
-
-    def __call__(self, picture):
-        return picture if picture.size == (self.size, self.size) else self.transform(picture)
-
-    def __repr__(self):
-        return "UnlessSized(%d, %r)" % (self.size, self.transform)
-
-
-def _fit(size):
-    """Resize to 256/224 of the size and crop the centre."""
-    steps = [BoundedResize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
-    return steps if size > SMALL_SIZE else [UnlessSized(size, transforms.Compose(steps))]
-
-
-def _normalise():
-    return [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
 
 
 class ImageFolder(Dataset):
@@ -116,7 +65,7 @@ def build_loaders(args, ranks, classes=None):
     `classes` are a checkpoint's class names where it has them; otherwise the folder's hold. UserError where a folder
     is missing or empty, or where val/ has a class that is not among them.
     """
-    evaluates_only = args.eval or args.throughput
+    evaluates_only = not args.trains
     train_folder, val_folder = (os.path.join(args.data_path, part) for part in ("train", "val"))
     _check_folders(args.data_path, [val_folder] if evaluates_only else [train_folder, val_folder])
     known = _known_classes(train_folder, val_folder, classes, evaluates_only)
@@ -141,8 +90,8 @@ def image_folder(images, args, is_train):
     """The ImageFolder of `images` as `--loader` reads and the transform's options change them."""
     transform, read = build_transform(is_train, args), read_picture
     if args.loader == "fast":
-        fast_pictures.check()
-        transform, read = fast_pictures.accelerate(transform), fast_pictures.read_pixels
+        fast_reading.check()
+        transform, read = fast_reading.accelerate(transform), fast_reading.read_pixels
     return ImageFolder(images, ToPixels(transform), is_train and args.skip_bad_images, read)
 
 
@@ -186,7 +135,7 @@ def _cache_of(args):
 
 def keep_indexes(args, loaders):
     """Write the indexes of the images into `--index-cache` or, unless this only evaluates, `--output-dir`."""
-    cache = args.index_cache or ("" if args.eval or args.throughput else _cache_of(args))
+    cache = args.index_cache or ("" if not args.trains else _cache_of(args))
     for batches in filter(None, (loaders.train, loaders.val) if cache else ()):
         index.keep(batches.dataset.images, cache)
 

@@ -1,98 +1,30 @@
 """The training and evaluation loops over a Run; they name no device, no version and no precision."""
 
 import time
-from dataclasses import dataclass, field
-from typing import Any, Optional
 
 import torch
-from torch.nn import functional
 
-import confusion
 from runtime.compat import inference_mode
 from runtime.errors import RunError, Stopped
-from runtime.seeding import position_seed, seed_host
-from runtime.stops import StopSignals, elected
-from steps import note_skipped, stop_unless_finite, take_gradients
-from utils import Progress
-
-_LOSS_UNIT = 2.0**24  # losses are added up as integers of this fraction: exact, in any order, on any number of ranks
+from runtime.stops import elected
+from training import metrics
+from training.progress import Progress
+from training.steps import note_skipped, stop_unless_finite, take_gradients
 
 
-@dataclass
-class Run:
-    """What a training run is made of; built by build.build_run."""
-
-    device: Any
-    ranks: Any
-    model: Any  # as trained: distributed where there are several ranks
-    bare_model: Any
-    ema: Any
-    criterion: Any
-    optimizer: Any
-    precision: Any
-    learning_rate: Any
-    mixup: Optional[Any]
-    clip_grad: Optional[float]
-    seed: int
-    logger: Any
-    print_freq: int = 10
-    show_bar: bool = False
-    is_compiled: bool = False
-    skips_not_finite: bool = False
-    rounds: int = 1  # batches of a rank whose gradients make a step
-    skipped_in_a_row: int = 0
-    stop: Any = field(default_factory=StopSignals)
-
-    def seed_step(self, epoch, number, rank):
-        """Set every generator for one batch of the (virtual) rank: mixup, dropout and drop path draw from them."""
-        value = position_seed("step", self.seed, epoch, rank, number)
-        seed_host(value)
-        self.device.seed(value)
-
-    def mix(self, images, targets):
-        """Mixed images and soft targets (B, classes), or both unchanged."""
-        return self.mixup(images, targets) if self.mixup is not None else (images, targets)
-
-    def state_dict(self):
-        """The learned state, by the reference's names."""
-        state = {"model": self.bare_model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if self.ema.module is not None:
-            state["model_ema"] = self.ema.state_dict()
-        if self.precision.checkpoint_key:
-            state[self.precision.checkpoint_key] = self.precision.state_dict()
-        return state
-
-    def load_state_dict(self, state):
-        """Restore what `state_dict` gave; a checkpoint without EMA starts the average from its weights."""
-        self.bare_model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state.get("model_ema") or state["model"])
-        if state.get("optimizer"):
-            self._load_optimizer(state["optimizer"])
-        self.precision.load(state)
-
-    def _load_optimizer(self, state):
-        """Restore the optimizer's memory; its settings stay those of this run's options and device."""
-        names = ("weight_decay", "betas", "eps", "momentum", "foreach", "fused", "layer_scale")
-        own, saved = self.optimizer.param_groups, state["param_groups"]
-        if len(own) == len(saved):  # else torch says so
-            settings = [{name: group[name] for name in names if name in group} for group in own]
-            state = dict(state, param_groups=[dict(group, **mine) for group, mine in zip(saved, settings)])
-        self.optimizer.load_state_dict(state)
-
-
-def train_one_epoch(run, batches, epoch, start=None, save_every=0, save=None):
+def train_one_epoch(run, batches, epoch, resume_state=None, save_every=0, save=None):
     """Train `epoch` and return its statistics as a dictionary.
 
-    `start` is the {"step", "loss_sum", ...} of a checkpoint within this epoch. After every `save_every` optimizer steps
-    of the run, and when a signal stops it, `save(state)` is called with such a dictionary. All ranks together raise
-    NotFiniteError once a loss is not finite, and Stopped after a signal.
+    `resume_state` is the {"step", "loss_sum", ...} of a checkpoint within this epoch. After every `save_every`
+    optimizer steps of the run, and when a signal stops it, `save(state)` is called with such a dictionary. All ranks
+    together raise NotFiniteError once a loss is not finite, and Stopped after a signal.
     """
-    if start and "stats" in start:
-        return start["stats"]  # it was stopped while it evaluated
+    if resume_state and "stats" in resume_state:
+        return resume_state["stats"]  # it was stopped while it evaluated
     run.model.train()
-    first_step, steps = start["step"] if start else 0, len(batches)
+    first_step, steps = resume_state["step"] if resume_state else 0, len(batches)
     progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
-    progress.restore(start or {})
+    progress.restore(resume_state or {})
     progress.lr = run.learning_rate.set(epoch)
     for step, parts in progress.watch(batches.epoch(epoch, first_step), batches.parts):
         run.ranks.mark(epoch, step)
@@ -160,9 +92,9 @@ def evaluate(run, model, batches, counts=None):
         with run.precision.autocast():
             logits = forward(run, model, images, batches.batch_size).float()
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        totals[:5] += _count(logits, best, targets)
+        totals[:5] += metrics.count_hits(logits, best, targets)
         if counts is not None:
-            confusion.count(counts, targets, best[:, 0])
+            metrics.count(counts, targets, best[:, 0])
     totals[5] += batches.skipped
     run.ranks.mark_waiting()
     stop = elected(run.ranks.added(run.stop.votes()))
@@ -178,7 +110,7 @@ def evaluate(run, model, batches, counts=None):
     return {
         "acc1": 100.0 * top1 / images,
         "acc5": 100.0 * top5 / images,
-        "loss": float("nan") if not_finite else loss_units / _LOSS_UNIT / images,
+        "loss": float("nan") if not_finite else loss_units / metrics.LOSS_UNIT / images,
         "images": images,
         "skipped": skipped,
     }
@@ -197,17 +129,6 @@ def forward(run, model, images, batch_size):
         return model(images)[:count]
     most = run.device.images_in_cache(images.shape[2] * images.shape[3])
     return torch.cat([model(part) for part in images.split(most or count)])
-
-
-def _count(logits, best, targets):
-    """int64 [images, top-1 hits, top-5 hits, sum of losses in units of 2**-24, losses that are not finite]."""
-    losses = functional.cross_entropy(logits, targets, reduction="none")
-    hits = best.eq(targets.unsqueeze(1))
-    finite = torch.isfinite(losses)
-    units = (torch.where(finite, losses, torch.zeros_like(losses)).clamp(max=1e4) * _LOSS_UNIT).round().long()
-    return torch.stack(
-        [torch.ones_like(targets).sum(), hits[:, 0].sum(), hits.any(dim=1).sum(), units.sum(), (~finite).sum()]
-    )
 
 
 @inference_mode()

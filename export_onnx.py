@@ -4,21 +4,16 @@ OUT takes a batch of any size. It appears only if it computes what torch compute
 the difference is printed. It says of itself which model and classes it has.
 """
 
-import signal
+import os
 import sys
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, prints no traceback
-
-import os
-
-import deployment
 import models
-import trained
-from command_line import FileParser, number, run_program
-from files import check_target, replacing
+from checkpoints import export, weights
+from options.command_line import FileParser, number
 from runtime import exporting
 from runtime.errors import UserError, shown
+from runtime.programs import run_program
+from utils import check_target, replacing
 
 _ENDINGS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "exported_program", ".safetensors": "safetensors"}
 
@@ -29,7 +24,7 @@ def parse(argv):
     parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, or the output folder of a run")
     parser.add_argument("target", metavar="OUT", help="the file to write")
     endings = ", ".join("%s for %s" % pair for pair in _ENDINGS.items())
-    parser.add_argument("--format", choices=deployment.FORMATS, help="(default: what OUT ends with: %s)" % endings)
+    parser.add_argument("--format", choices=export.FORMATS, help="(default: what OUT ends with: %s)" % endings)
     parser.add_argument(
         "--with-preprocess",
         action="store_true",
@@ -69,14 +64,14 @@ def _check(options):
 def run(argv):
     """Do what the command line `argv` asks for; the exit status."""
     options = parse(argv)
-    network = trained.load(options.checkpoint, options.ema, options.token_layout)
-    print("found    " + trained.describe(network.found, network.loaded))
-    for note in trained.notes_on(network.found, options.ema, network.has_names):
+    network = weights.load(options.checkpoint, options.ema, options.token_layout)
+    print("found    " + weights.describe(network.found, network.loaded))
+    for note in weights.notes_on(network.found, options.ema, network.has_names):
         print("note     " + note)
-    module = deployment.Deployed(network.model, options.with_preprocess, options.softmax).eval()
+    module = export.Deployed(network.model, options.with_preprocess, options.softmax).eval()
     opset = options.opset or exporting.default_opset()
     with replacing(options.target, options.force) as staged:
-        difference = deployment.write(staged, options.format, network, module, opset)
+        difference = export.write(staged, options.format, network, module, opset)
         size_mb = os.path.getsize(staged) / 1e6
     kind = "onnx, opset %d" % opset if options.format == "onnx" else options.format
     print("written  %s as %s (%.1f MB)" % (shown(options.target), kind, size_mb))
@@ -84,7 +79,7 @@ def run(argv):
         print("checked  its weights are those of %s, bit by bit" % shown(network.path))
     else:
         runs = "onnxruntime" if options.format == "onnx" else "it, read again,"
-        sizes = " and ".join(str(size) for size in deployment.BATCH_SIZES)
+        sizes = " and ".join(str(size) for size in export.BATCH_SIZES)
         words = (runs, difference.largest, sizes, difference.allowed)
         print("checked  %s differs from torch by at most %.2g with batches of %s (allowed: %.2g)" % words)
     return 0
@@ -92,10 +87,8 @@ def run(argv):
 
 def main(argv=None):
     """Run and return the exit status: 0; 1 where OUT does not compute the same; 2 for bad input; 130 after Ctrl-C."""
-    return run_program("export_onnx.py", run, sys.argv[1:] if argv is None else argv)
+    return run_program("export_onnx.py", run, argv)
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -5,15 +5,10 @@ cannot be read is said on stderr, and the exit status is then 1. The probabiliti
 none`, in float32.
 """
 
-import signal
-import sys
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, prints no traceback
-
 import csv
 import json
 import os
+import sys
 from argparse import Namespace
 from collections import namedtuple
 
@@ -21,21 +16,21 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-import batches
-import contact_sheet
 import datasets
 import engine
 import models
-import pixels
-import trained
-from command_line import FileParser, number, run_program
-from files import check_target, replacing
-from pictures import walk
+from checkpoints import weights
+from options.command_line import FileParser, number
+from pipeline import batch_bytes, batches, contact_sheet
+from pipeline.reading import walk
 from runtime.binding import usable_cores
 from runtime.compat import inference_mode
-from runtime.device import KINDS, select_device
-from runtime.errors import RunError, UserError, printable, shown
-from runtime.stops import end_loaders, leave_to_parent
+from runtime.device import select_device
+from runtime.errors import RunError, UserError, printable, reason, shown
+from runtime.names import DEVICE_KINDS
+from runtime.programs import run_program
+from runtime.stops import leave_to_parent
+from utils import check_target, replacing
 
 # Of one image: (class, probability) from the likeliest on, or what went wrong (the other is None).
 Result = namedtuple("Result", "path top error")
@@ -55,7 +50,7 @@ def parse(argv):
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="one JSON object a line")
     style.add_argument("--csv", action="store_true", help="CSV with a header")
-    parser.add_argument("--device", choices=["auto", *KINDS], default="auto", help="(default: auto)")
+    parser.add_argument("--device", choices=["auto", *DEVICE_KINDS], default="auto", help="(default: auto)")
     parser.add_argument(
         "--batch-size", type=number(int, low=1, high=65536), default=64, metavar="N", help="(default: 64)"
     )
@@ -84,9 +79,9 @@ def run(argv):
     options = parse(argv)
     device = select_device(options.device)
     device.compute_float32_in_full()
-    network = trained.load(options.checkpoint, options.ema, options.token_layout)
-    say(trained.describe(network.found, network.loaded))
-    for note in trained.notes_on(network.found, options.ema, network.has_names):
+    network = weights.load(options.checkpoint, options.ema, options.token_layout)
+    say(weights.describe(network.found, network.loaded))
+    for note in weights.notes_on(network.found, options.ema, network.has_names):
         say(note)
     paths = find_images(options.images)
     write = writer_for(options, min(options.top, len(network.classes)))
@@ -143,7 +138,7 @@ def images_below(folder):
 def classify(network, device, paths, options):
     """Yield the Result of each of `paths`, in their order."""
     transform = datasets.build_transform(False, Namespace(input_size=network.found["size"]))
-    dataset = datasets.ImageFolder([(path, place) for place, path in enumerate(paths)], pixels.ToPixels(transform))
+    dataset = datasets.ImageFolder([(path, place) for place, path in enumerate(paths)], batch_bytes.ToPixels(transform))
     workers = options.num_workers
     if workers is None:
         workers = min(10, usable_cores()) if len(paths) > options.batch_size else 0
@@ -170,7 +165,7 @@ def delivered(loader):
         if not batches.means_a_lost_process(error):
             raise
         message = "a process that reads images was lost (%s): lower --num-workers or --batch-size"
-        raise RunError(message % " ".join(str(error).split())) from None
+        raise RunError(message % reason(error)) from None
 
 
 def result_of(path, top, reasons):
@@ -185,7 +180,7 @@ def result_of(path, top, reasons):
 @inference_mode()
 def predict(network, model, device, joined, count):
     """{place of an image: its `count` likeliest classes with their probabilities} of a PixelBatch."""
-    images, places = pixels.to_images(joined, device)
+    images, places = batch_bytes.to_images(joined, device)
     current = Namespace(device=device, is_compiled=False)
     logits = engine.forward(current, model, images, len(images)).float()
     best = logits.topk(min(count, len(network.classes)), dim=1).indices  # as the accuracy is counted: by logits
@@ -240,12 +235,8 @@ def plot(sheet, count, options):
 
 def main(argv=None):
     """Run and return the exit status: 0; 1 where an image failed; 2 for bad input; 130 after Ctrl-C."""
-    status = run_program("predict.py", run, sys.argv[1:] if argv is None else argv)
-    end_loaders()
-    return status
+    return run_program("predict.py", run, argv)
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -11,15 +11,14 @@ import tempfile
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-import args as options_module
 import datasets
-import index
-import pictures
-from batches import collate
 from benchmarks import photos, timing
+from options import parsing
+from pipeline import index, reading
+from pipeline.batches import collate
+from pipeline.samplers import Position, PositionBatches, RASampler
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
-from samplers import Position, PositionBatches, RASampler
 
 MOST_COMPARED = 300  # images for the PSNR
 
@@ -55,7 +54,7 @@ class Published(Dataset):
     def __getitem__(self, position):
         number, key = position if isinstance(position, tuple) else (position, None)
         path, target = self.images[number]
-        picture = pictures.read_picture(path)
+        picture = reading.read_picture(path)
         if key is not None:
             seed_host(position_seed("sample", *key))
         return self.transform(picture), target
@@ -63,12 +62,12 @@ class Published(Dataset):
 
 def _options(args, root, *words):
     words = ["--data-path=" + root, "--input-size=%d" % args.input_size, "--num-workers=0", *words]
-    return options_module.parse(words)
+    return parsing.parse(words)
 
 
 def _images(root, part):
     folder = "%s/%s" % (root, part)
-    return index.list_images(folder, pictures.list_classes(folder))
+    return index.list_images(folder, reading.list_classes(folder))
 
 
 def _rates(args, root, is_train):

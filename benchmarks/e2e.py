@@ -32,8 +32,8 @@ def run(args):
         words = ["--loader=" + args.loader, "--data-path=" + (args.data_path or made)]
         if args.num_workers is not None:
             words.append("--num-workers=%d" % args.num_workers)
-        options, current = runs.make_run(runs.words_of(args, *words))
-        return _waiting(args, options, current) + _lost(args, device, current)
+        options, run = runs.make_run(runs.words_of(args, *words))
+        return _waiting(args, options, run) + _lost(args, device, run)
 
 
 class Watched:
@@ -69,14 +69,14 @@ class Ready:
         return (self.batch for _ in range(self.steps))
 
 
-def _waiting(args, options, current):
+def _waiting(args, options, run):
     """Rows of an epoch with loader processes that have begun before."""
-    loaders = datasets.build_loaders(options, current.ranks)
+    loaders = datasets.build_loaders(options, run.ranks)
     batches = Watched(loaders.train, args.steps)
-    engine.train_one_epoch(current, batches, 0)
+    engine.train_one_epoch(run, batches, 0)
     batches.waited = 0.0
     started = time.perf_counter()
-    engine.train_one_epoch(current, batches, 1)
+    engine.train_one_epoch(run, batches, 1)
     seconds = time.perf_counter() - started
     share = batches.waited / seconds
     common = {"unit": "%", "measure": "% of the epoch", "ratio": None}
@@ -87,19 +87,19 @@ def _waiting(args, options, current):
     ]
 
 
-def _lost(args, device, current):
+def _lost(args, device, run):
     batch = runs.batch_for(device, args, device.memory_format)
     images = args.steps * len(batch[0])
 
     def steps_alone():
-        current.model.train()
+        run.model.train()
         for step in range(args.steps):
-            runs.train_step(current, batch, step)
+            runs.train_step(run, batch, step)
         device.synchronize()
         return images
 
     def loop():
-        engine.train_one_epoch(current, Ready(batch, args.steps), 0)
+        engine.train_one_epoch(run, Ready(batch, args.steps), 0)
         return images
 
     rates = timing.alternate({"steps alone": steps_alone, "epoch loop, data ready": loop}, args.rounds, 0)

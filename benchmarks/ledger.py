@@ -36,15 +36,15 @@ import plain_training
 import torch
 from torch import nn
 
-import args
-import losses
 from benchmarks.traffic import Contentless, Ledger
-from command_line import number
+from options import parsing
+from options.command_line import number
 from runtime.amp import DTYPES, Precision
 from runtime.compat import DropPath, create_model, create_optimizer
 from runtime.device import Device
 from runtime.ema import Ema
 from runtime.errors import UserError
+from training import losses
 
 _CLASSES = 1000
 _MEGABYTE = 1e6
@@ -139,10 +139,10 @@ def plain_step(model, ledger, precision):
 
 def our_step(model, ledger, precision):
     """The training step of engine.py on one process, its optimizer and EMA kept apart."""
-    options = args.parse(["--data-path=unused"])
+    options = parsing.parse(["--data-path=unused"])
     optimizer = create_optimizer(options, model)  # as optim.py does, whose rehearsal needs contents
     ema = Ema(model, options.model_ema_decay)
-    criterion, policy = losses.build_criterion(args.mixes(options), options.smoothing), Precision()
+    criterion, policy = losses.build_criterion(options.mixes, options.smoothing), Precision()
     update, follow = ledger.as_part("optimizer", policy.step), ledger.as_part("EMA", ema.update)
 
     def step(images, targets):

@@ -10,7 +10,7 @@ import torch
 
 import models
 from benchmarks.runs import CLASSES
-from command_line import number
+from options.command_line import number
 from runtime.compat import create_model
 
 _BYTES_OF_A_GRADIENT = 4  # float32, under autocast too

@@ -7,14 +7,14 @@ import plain_smlp
 import torch
 from plain_siblings import plain_sibling
 
-import args as options_module
-import build
 import models
-import output
+from options import parsing
+from results import folder
 from runtime.device import select_device
 from runtime.distributed import Ranks
 from runtime.launched import read_launch
-from steps import take_gradients
+from training import build
+from training.steps import take_gradients
 
 CLASSES = 1000
 
@@ -35,13 +35,13 @@ def words_of(args, *more):
 
 def make_run(words, classes=CLASSES):
     """(options, Run) as main.py makes them in this process."""
-    options = options_module.parse(words)
+    options = parsing.parse(words)
     launch = read_launch(os.environ)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.prefer_speed()
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
-    start = output.plan(options, ranks.virtual_size)
-    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), range(classes), start)
+    plan = folder.make_plan(options, ranks.virtual_size)
+    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), range(classes), plan)
 
 
 def settle(args):

@@ -42,8 +42,8 @@ def run(args):
             rates[count].append(_rate(args, count) / count)
     summary = timing.summary(rates, args.processes[0])
     rows = [timing.row("processes: %d" % count, "images/s a process", values) for count, values in summary.items()]
-    _, current = runs.make_run(runs.words_of(args))
-    size = sum(parameter.numel() * 4 for parameter in current.bare_model.parameters()) / 1e6
+    _, run = runs.make_run(runs.words_of(args))
+    size = sum(parameter.numel() * 4 for parameter in run.bare_model.parameters()) / 1e6
     rows.append({"setting": "gradients", "measure": "MB a step", "value": size, "unit": "MB", "ratio": None})
     return rows
 
@@ -81,18 +81,18 @@ def _work(args):
     """The steps of one process; the first writes what all of them did in a second."""
     os.sched_setaffinity(0, {int(os.environ["BENCHMARK_CORE"])})
     torch.set_num_threads(1)
-    _, current = runs.make_run(runs.words_of(args))
-    batch = runs.batch_for(current.device, args, current.device.memory_format)
-    current.model.train()
-    runs.train_step(current, batch)
-    current.ranks.barrier()
+    _, run = runs.make_run(runs.words_of(args))
+    batch = runs.batch_for(run.device, args, run.device.memory_format)
+    run.model.train()
+    runs.train_step(run, batch)
+    run.ranks.barrier()
     started = time.perf_counter()
     for step in range(args.steps):
-        runs.train_step(current, batch, step)
-    current.ranks.barrier()
+        runs.train_step(run, batch, step)
+    run.ranks.barrier()
     seconds = time.perf_counter() - started
-    if current.ranks.is_main:
+    if run.ranks.is_main:
         with open(args.result, "w", encoding="utf-8") as file:
-            json.dump(args.steps * args.batch_size * current.ranks.world_size / seconds, file)
-    current.ranks.close()
+            json.dump(args.steps * args.batch_size * run.ranks.world_size / seconds, file)
+    run.ranks.close()
     return []

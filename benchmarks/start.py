@@ -11,8 +11,8 @@ import time
 
 from torchvision.datasets.folder import ImageFolder
 
-import index
-from pictures import list_classes
+from pipeline import index
+from pipeline.reading import list_classes
 
 CLASSES, ROUNDS = 1000, 5
 PEER, FIRST, SECOND = "torchvision ImageFolder", "first start, folders listed", "second start, index checked and mapped"

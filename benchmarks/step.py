@@ -74,19 +74,19 @@ def _ours(args, device, mode, precision, choice):
     """One unit of this project's work."""
     compiles(choice, device)  # UserError where that is not possible
     words = runs.words_of(args, "--compile=" + choice, *_precision_words(precision))
-    _, current = runs.make_run(words)
+    _, run = runs.make_run(words)
     batch = runs.batch_for(device, args, device.memory_format)
     if mode == "eval":
 
         def forward(images):
-            return engine.forward(current, current.bare_model, images, args.batch_size)
+            return engine.forward(run, run.bare_model, images, args.batch_size)
 
-        return _evaluation(forward, current.bare_model, current.precision, device, batch[0])
+        return _evaluation(forward, run.bare_model, run.precision, device, batch[0])
 
-    current.model.train()
+    run.model.train()
 
     def train():
-        runs.train_step(current, batch)
+        runs.train_step(run, batch)
         device.synchronize()
         return len(batch[0])
 

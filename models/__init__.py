@@ -2,8 +2,7 @@
 
 from models import shiftvit, smlp, spach
 
-__all__ = ["MODEL_NAMES", "STEM_TYPES", "TOKEN_LAYOUTS", "shiftvit", "smlp", "spach"]
+__all__ = ["MODEL_NAMES", "TOKEN_LAYOUTS", "shiftvit", "smlp", "spach"]
 
 MODEL_NAMES = smlp.MODEL_NAMES + spach.MODEL_NAMES + shiftvit.MODEL_NAMES
 TOKEN_LAYOUTS = smlp.TOKEN_LAYOUTS
-STEM_TYPES = spach.STEM_TYPES

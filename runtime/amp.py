@@ -12,8 +12,9 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from runtime.errors import UserError
+from runtime.names import AMP_DTYPES
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {name: getattr(torch, name) for name in AMP_DTYPES}
 
 
 class Precision:

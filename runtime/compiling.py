@@ -50,8 +50,3 @@ def compile_blocks(model, choice):
             break
     config.suppress_errors = choice == "auto"
     model.apply_block = torch.compile(model.apply_block, dynamic=False)
-
-
-def failed_to_compile(error):
-    """Whether torch.compile raised `error`."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))

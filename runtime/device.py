@@ -7,8 +7,8 @@ import sys
 import torch
 
 from runtime.errors import UserError
+from runtime.names import DEVICE_KINDS
 
-KINDS = ("npu", "cuda", "cpu")
 _PIXELS_IN_CACHE = 8 * 224 * 224
 PROCESS_GROUP_BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
@@ -100,7 +100,7 @@ def select_device(requested, local_rank=0, local_world_size=1):
     `local_world_size` is None where the launcher does not tell it. "auto" takes the first kind that works. UserError
     where the kind is missing or has fewer devices than processes.
     """
-    candidates = KINDS if requested == "auto" else (requested,)
+    candidates = DEVICE_KINDS if requested == "auto" else (requested,)
     for kind in candidates:
         missing = _what_is_missing(kind)
         if missing is None:
@@ -116,13 +116,6 @@ def select_device(requested, local_rank=0, local_world_size=1):
                 one_rank=local_world_size is None,
             )
     return Device(kind, local_rank)
-
-
-def out_of_memory(error):
-    """Whether `error` says that the device or the machine has not enough memory."""
-    signs = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
-    is_sign = isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in signs)
-    return is_sign or isinstance(error, MemoryError)
 
 
 def _what_is_missing(kind):
@@ -167,7 +160,7 @@ def peak_resident_mib():
 
 def accelerators():
     """The name of each NPU and GPU that this process may use."""
-    kinds = [kind for kind in KINDS if kind != "cpu" and _what_is_missing(kind) is None]
+    kinds = [kind for kind in DEVICE_KINDS if kind != "cpu" and _what_is_missing(kind) is None]
     modules = [getattr(torch, kind) for kind in kinds]
     return [module.get_device_name(index) for module in modules for index in range(module.device_count())]
 

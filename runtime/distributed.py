@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.errors import RunError, UserError
+from runtime.errors import RunError, UserError, reason
 from runtime.launched import cores_of_a_process, default_slurm_rendezvous, integer
 from runtime.rounds import agree_on_round
 from runtime.watchdog import Watchdog, deadline
@@ -35,7 +35,7 @@ def _cannot_reach(place, world_size, backend, text):
 
 def _connection_error(error, dist_url, timeout_s, world_size):
     """The error to raise for what the rendezvous said."""
-    text = " ".join(str(error).split())
+    text = reason(error)
     place = _place_of(dist_url)
     if "EADDRINUSE" in text or "in use" in text:
         return UserError("%s is in use by another program: set MASTER_PORT to another port" % place, one_rank=True)
@@ -279,10 +279,3 @@ def _check_url(url):
             raise ValueError("it must name a file in a folder that exists")
     except ValueError as error:
         raise UserError("--dist-url %s: %s" % (url, error)) from None
-
-
-def lost_a_peer(error):
-    """Whether `error` is what a collective raises when another rank has died: that rank tells the cause, not this."""
-    text = str(error)
-    signs = ("closed by peer", "Connection reset", "Broken pipe", "Socket Timeout", "NCCL", "HCCL", "Gloo", "gloo")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

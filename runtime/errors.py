@@ -1,6 +1,9 @@
-"""Errors that end a program with one line instead of a traceback."""
+"""Errors that end a program with one line instead of a traceback, and the text of others on one line."""
 
 import difflib
+
+_PEER_SIGNS = ("closed by peer", "Connection reset", "Broken pipe", "Socket Timeout", "NCCL", "HCCL", "Gloo", "gloo")
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def shown(path):
@@ -22,6 +25,34 @@ def _escape(char):
     if code < 0x80:
         return char.encode("unicode_escape").decode("ascii")
     return ("\\u%04x" if code < 0x10000 else "\\U%08x") % code
+
+
+def one_line(text, longest=1500):
+    """Return `text` as one printable line, with its middle left out if it is longer than `longest` characters."""
+    text = printable(" ".join(line.strip() for line in text.splitlines()))
+    return text if len(text) <= longest else "%s [...] %s" % (text[: longest - 400], text[-400:])
+
+
+def reason(error):
+    """Return why `error` was raised, on one line: its operating system message, its text, or the name of its class."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split()) or type(error).__name__
+
+
+def out_of_memory(error):
+    """Return whether the device or the machine ran out of memory."""
+    has_sign = isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+    return has_sign or isinstance(error, MemoryError)
+
+
+def failed_to_compile(error):
+    """Return whether torch.compile raised `error`."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def lost_a_peer(error):
+    """Return whether a collective raised `error` because another rank has died: that rank reports the cause."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_SIGNS)
 
 
 def did_you_mean(word, known):

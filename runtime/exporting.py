@@ -13,7 +13,7 @@ import warnings
 
 import torch
 
-from runtime.errors import RunError, UserError
+from runtime.errors import RunError, UserError, reason
 
 DYNAMO_OPSET = 18  # the least that torch.export's ONNX exporter writes, and its default here
 _TRACED_OPSET = 12  # the most that torch 1.5 writes, by tracing
@@ -69,9 +69,8 @@ def onnx_model(module, images, names, opset):
     except UserError:
         raise
     except Exception as error:  # exporters raise nearly anything
-        reason = " ".join((str(error) or type(error).__name__).split())
         message = "torch %s does not export this to ONNX with --opset %d: %s"
-        raise RunError(message % (torch.__version__, opset, reason[:500])) from None
+        raise RunError(message % (torch.__version__, opset, reason(error)[:500])) from None
     written = next(entry.version for entry in model.opset_import if entry.domain == "")
     if written != opset:
         raise RunError("torch %s writes opset %d, not --opset %d" % (torch.__version__, written, opset))
@@ -116,7 +115,7 @@ def onnx_runner(data, threads):
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes, one for each way to fail
-        raise RunError("onnxruntime does not load what was written: %s" % " ".join(str(error).split())) from None
+        raise RunError("onnxruntime does not load what was written: %s" % reason(error)) from None
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
 

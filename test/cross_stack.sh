@@ -14,7 +14,7 @@ options=("--data-path=$work/digits" --device=cpu --amp=none --input-size=32 --ba
 run() {
     local interpreter=$1
     shift
-    "$interpreter" "$root/test/system/small_main.py" "${options[@]}" "$@" | sed -n 's/.*INFO \(.*Acc@1.*\) loss.*/\1/p'
+    "$interpreter" "$root/test/helpers/small_main.py" "${options[@]}" "$@" | sed -n 's/.*INFO \(.*Acc@1.*\) loss.*/\1/p'
 }
 
 for writer in "$@"; do

@@ -7,25 +7,20 @@ sizes and modes, and of files that are no images. Exit status 0: fit; 1: somethi
 
 import argparse
 import os
-import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, prints no traceback
-
 from torchvision.datasets.folder import IMG_EXTENSIONS  # noqa: E402 - after the path is set
 
-from command_line import run_program  # noqa: E402
-from index import list_images  # noqa: E402
-from pictures import holds, list_classes, walk  # noqa: E402
+from pipeline import findings as findings_module  # noqa: E402
+from pipeline.index import list_images  # noqa: E402
+from pipeline.inspection import look_at  # noqa: E402
+from pipeline.reading import holds, list_classes, walk  # noqa: E402
 from runtime.binding import usable_cores  # noqa: E402
 from runtime.errors import UserError, shown  # noqa: E402
-from runtime.stops import end_loaders  # noqa: E402
-from tools import data_findings  # noqa: E402
-from tools.picture_check import look_at  # noqa: E402
+from runtime.programs import run_program  # noqa: E402
 from utils import write_json  # noqa: E402
 
 PARTS = ("train", "val")
@@ -38,15 +33,12 @@ def main(argv=None):
     parser.add_argument("--input-size", type=int, default=224, metavar="PIXELS", help="of the training (default: 224)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes (default: the cores)")
     parser.add_argument("--json", metavar="FILE", help="write the findings there, too")
-    try:
-        return run_program(
-            "check_data.py",
-            lambda words: check(parser.parse_args(words)),
-            argv,
-            interrupted="interrupted: the data set is not checked",
-        )
-    finally:
-        end_loaders()
+    return run_program(
+        "check_data.py",
+        lambda words: check(parser.parse_args(words)),
+        argv,
+        interrupted="interrupted: the data set is not checked",
+    )
 
 
 def check(args):
@@ -57,9 +49,9 @@ def check(args):
     for name in PARTS:
         images, strangers, closed = list_part(os.path.join(args.data, name))
         found = look_at(images, args.input_size, name == "train", workers, name)
-        parts[name] = data_findings.Part(images, found, strangers, closed)
-    findings = data_findings.findings_of(parts, args.input_size)
-    for line in data_findings.lines_of(findings):
+        parts[name] = findings_module.Part(images, found, strangers, closed)
+    findings = findings_module.findings_of(parts, args.input_size)
+    for line in findings_module.lines_of(findings):
         print(line)
     if args.json:
         try:
@@ -87,7 +79,7 @@ def _check_options(args):
 
 def list_part(folder):
     """(ImageIndex of the classes that can be listed, Sample of the other files, {class: why it cannot be listed})."""
-    strangers, closed = data_findings.Sample(), {}
+    strangers, closed = findings_module.Sample(), {}
     classes = list_classes(folder)
     if not classes:
         raise UserError("%s has no class folders: it must hold a folder of images for each class" % shown(folder))
@@ -106,6 +98,4 @@ def list_part(folder):
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -16,11 +16,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import torch
 
 import models
-import trained
-from files import check_target, replacing
-from runtime import checkpoint
+from checkpoints import store
+from checkpoints import weights as checkpoint_weights
 from runtime.compat import create_model
 from runtime.errors import UserError, printable
+from utils import check_target, replacing
 
 KINDS = ("ours", "authors", "weights", "safetensors")
 
@@ -35,7 +35,7 @@ def main(argv=None):
     parser.add_argument("--force", action="store_true", help="replace OUT")
     try:
         convert(parser.parse_args(argv))
-    except (UserError, checkpoint.SaveError) as error:
+    except (UserError, store.SaveError) as error:
         sys.stderr.write("convert.py: error: %s\n" % printable(str(error)))
         return 2
     return 0
@@ -45,28 +45,28 @@ def convert(args):
     """Do what the options ask for; UserError where it cannot be done."""
     kind = args.to or ("safetensors" if args.target.endswith(".safetensors") else "ours")
     check_target(args.target, args.force)
-    loaded = trained.read(args.source)
-    found = trained.identify(args.source, loaded, args.token_layout)
-    print("found    " + trained.describe(found, loaded))
-    weights = trained.choose(args.source, loaded, args.ema)
-    for note in trained.notes_on(found, args.ema):
+    loaded = checkpoint_weights.read(args.source)
+    found = checkpoint_weights.identify(args.source, loaded, args.token_layout)
+    print("found    " + checkpoint_weights.describe(found, loaded))
+    weights = checkpoint_weights.choose(args.source, loaded, args.ema)
+    for note in checkpoint_weights.notes_on(found, args.ema):
         print("note     " + note)
     with replacing(args.target, args.force) as staged:
         write(staged, kind, weights, found, loaded)
-        check_same(found, weights, trained.read(staged)["model"])
+        check_same(found, weights, checkpoint_weights.read(staged)["model"])
     print("written  %s as %s; its logits are those of %s, bit by bit" % (args.target, kind, args.source))
 
 
 def write(path, kind, weights, found, loaded):
     """Write the weights, and what is known of them, as the kind asks."""
-    weights, known = trained.copied(weights), trained.known_of(found, loaded)
+    weights, known = checkpoint_weights.copied(weights), checkpoint_weights.known_of(found, loaded)
     if kind == "safetensors":
-        return trained.save_safetensors(path, weights, known)
+        return checkpoint_weights.save_safetensors(path, weights, known)
     if kind == "authors":
         known["args"] = argparse.Namespace(**known["args"])
     if kind == "ours":
-        known["format"] = checkpoint.FORMAT
-    return checkpoint.save_as(weights if kind == "weights" else dict(known, model=weights), path)
+        known["format"] = store.FORMAT
+    return store.save_as(weights if kind == "weights" else dict(known, model=weights), path)
 
 
 @torch.no_grad()

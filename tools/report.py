@@ -13,11 +13,11 @@ import warnings
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import args as options_module  # noqa: E402 - after the path is set
-from files import replacing  # noqa: E402
+from options import parsing  # noqa: E402 - after the path is set
+from results.reader import RunFolder  # noqa: E402
+from results.report_page import GENERATOR, page  # noqa: E402
 from runtime.errors import UserError, printable, shown  # noqa: E402
-from tools.report_page import GENERATOR, page  # noqa: E402
-from tools.run_folder import RunFolder  # noqa: E402
+from utils import replacing  # noqa: E402
 
 CURVES, PAGE = "curves.png", "report.html"
 _PANELS = (
@@ -54,7 +54,7 @@ def report(args):
     for path in paths:
         _check_ours(path)
     picture = draw(pyplot, runs)
-    parser = options_module.build_parser()
+    parser = parsing.build_parser()
     defaults = {action.dest: parser.get_default(action.dest) for action in parser._actions}
     contents = (picture, page(runs, defaults, picture).encode("utf-8"))
     try:

@@ -12,10 +12,11 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from command_line import Parser, number, run_program
-from index import list_images
-from pictures import holds, list_classes, open_regular, take_up
+from options.command_line import Parser, number
+from pipeline.index import list_images
+from pipeline.reading import holds, list_classes, open_regular, take_up
 from runtime.errors import UserError, shown
+from runtime.programs import run_program
 
 
 def split(photos, data, val_share, links=False):
@@ -107,8 +108,7 @@ def main(argv=None):
             print("%s: %d train, %d val" % (shown(name), train, val))
         return 0
 
-    words = sys.argv[1:] if argv is None else argv
-    return run_program("split_data.py", run, words, interrupted="interrupted; nothing is left")
+    return run_program("split_data.py", run, argv, interrupted="interrupted; nothing is left")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 words=()
 for word in "$@"; do
     case $word in
-        */main.py) word=$(dirname "$0")/small_main.py ;;
+        */main.py) word=$(dirname "$0")/../helpers/small_main.py ;;
     esac
     words+=("$word")
 done

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, children_of, clean_environment, processes_of_session, wait_for, with_default_signals
 from odd_pictures import encoded, pixels, write
+from paths import ROOT
+from processes import children_of, clean_environment, processes_of_session, wait_for, with_default_signals
 
 
 @pytest.fixture

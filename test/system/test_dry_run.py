@@ -7,14 +7,15 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from conftest import OPTIONS, current_torch, run_main, run_wrapper, write_images
-from small_main import create_small_model
+from folders import everything_below
+from image_folders import write_images
+from warm_runs import OPTIONS, current_torch, run_main
+from wrappers import run_wrapper
 
-import build
-import dry_run
 import engine
 import main
-from runtime import checkpoint
+from checkpoints import store
+from commands import dry_run
 from runtime.errors import UserError
 
 LINES = {
@@ -39,20 +40,6 @@ def told(text):
         match = re.search(r"^    %-13s %s" % (name, form), text.split("dry run\n")[1], re.MULTILINE)
         assert match, (name, text)
         found[name] = [float(part) if re.match(r"[\d.]", part) else part for part in match.groups()]
-    return found
-
-
-def everything_below(root):
-    """{path: (kind, time of the last change, content)} of all that lies below `root`, itself included."""
-    found = {}
-    for folder, _, names in os.walk(str(root)):
-        for path in [folder] + [os.path.join(folder, name) for name in names]:
-            status = os.stat(path)
-            content = b""
-            if os.path.isfile(path):
-                with open(path, "rb") as file:
-                    content = file.read()
-            found[path] = (status.st_mode, status.st_mtime_ns, status.st_ino, content)
     return found
 
 
@@ -82,7 +69,7 @@ def test_a_fresh_folder_is_not_made(tmp_path, nproc, workers):
     assert found["checkpoint"][3] == pytest.approx(shutil.disk_usage(str(tmp_path)).free / 1e6, rel=0.2)
     status, _, err = run_main(words[:-1], nproc)
     assert status == 0, err
-    size = os.path.getsize(str(out / checkpoint.LATEST)) / 1e6
+    size = os.path.getsize(str(out / store.LATEST)) / 1e6
     assert found["checkpoint"][0] == pytest.approx(size, rel=0.01)
 
 
@@ -94,7 +81,7 @@ def test_a_run_is_left_as_it_is(tmp_path, images):
     before = everything_below(tmp_path)
     status, text, err = run_main(words + ["--dry-run", "--tracker="])
     assert status == 0, err
-    assert "start         from %s" % (out / checkpoint.LATEST) in text
+    assert "start         from %s" % (out / store.LATEST) in text
     after = everything_below(tmp_path)
     after[str(tmp_path)] = before[str(tmp_path)]  # beside the folder a file was made and deleted
     assert after == before
@@ -142,14 +129,6 @@ def test_what_fails_in_a_run_fails(tmp_path, images, more, fault, status, messag
     assert os.listdir(str(tmp_path)) == ["some images"]
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """main.py in this process, with the small network."""
-    monkeypatch.setattr(build, "create_model", create_small_model)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_output_that_cannot_be_written(tmp_path, images, small, capsys):
     (tmp_path / "file").write_text("")
     os.symlink(str(tmp_path / "nowhere"), str(tmp_path / "dangling"))
@@ -182,7 +161,7 @@ def test_a_full_disk(tmp_path, images, small, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(store.torch, "save", full)
     assert main.main(words) == 1
     assert "cannot be written: No space left on device" in capsys.readouterr().err
     assert os.listdir(str(tmp_path)) == ["some images"]

@@ -6,20 +6,14 @@ import subprocess
 import sys
 
 import pytest
-from conftest import (
-    HERE,
-    OPTIONS,
-    assert_same_weights,
-    children_of,
-    clean_environment,
-    processes_of_session,
-    run_main,
-    wait_for,
-    write_images,
-)
+from image_folders import write_images
 from machines import ADDRESSES, FIRST, SECOND
+from paths import HELPERS
+from processes import children_of, clean_environment, processes_of_session, wait_for
+from small_runs import assert_same_weights
+from warm_runs import OPTIONS, run_main
 
-from runtime import checkpoint
+from checkpoints import store
 
 pytest.importorskip("torch.distributed.run", reason="this torch has no torchrun")
 PORT = "29655"
@@ -52,7 +46,7 @@ class Agent:
         self.log = log
         with open(log, "a") as file:
             self.process = subprocess.Popen(
-                command + [os.path.join(HERE, "small_main.py"), *words],
+                command + [os.path.join(HELPERS, "small_main.py"), *words],
                 env=clean_environment(OMP_NUM_THREADS="1", **environ),
                 stdout=file,
                 stderr=file,
@@ -95,7 +89,7 @@ def test_torchrun_starts_a_lost_rank_again(data, whole, agents, tmp_path):
     options = ["--standalone", "--nproc_per_node=2", "--max_restarts=2"]
     agents.append(Agent(options, words_for(data, out), str(tmp_path / "log"), FAULT="die:1:1:3"))
     assert agents[0].wait() == 0, agents[0].read()
-    assert "start         from %s" % os.path.join(out, checkpoint.LATEST) in agents[0].read()
+    assert "start         from %s" % os.path.join(out, store.LATEST) in agents[0].read()
     assert_same_weights(out, whole)
 
 
@@ -118,7 +112,7 @@ def test_a_machine_is_lost_and_comes_back(data, whole, machines, agents, tmp_pat
     out = str(tmp_path / "out")
     words, logs = words_for(data, out), {name: str(tmp_path / name) for name in ADDRESSES}
     agents += [start_node(name, words, logs[name]) for name in ADDRESSES]
-    wait_for(lambda: os.path.exists(os.path.join(out, checkpoint.LATEST)), 60)
+    wait_for(lambda: os.path.exists(os.path.join(out, store.LATEST)), 60)
     machines("-n", SECOND, "link", "set", "veth0", "down")
     agents[1].kill()
     wait_for(lambda: "rank 1 does not respond" in agents[0].read() or agents[0].process.poll() is not None, 60)
@@ -126,5 +120,5 @@ def test_a_machine_is_lost_and_comes_back(data, whole, machines, agents, tmp_pat
     agents.append(start_node(SECOND, words, logs[SECOND]))
     assert agents[0].wait(150) == 0, agents[0].read() + agents[2].read()
     assert agents[2].wait(60) == 0, agents[2].read()
-    assert "start         from %s" % os.path.join(out, checkpoint.LATEST) in agents[0].read() + agents[2].read()
+    assert "start         from %s" % os.path.join(out, store.LATEST) in agents[0].read() + agents[2].read()
     assert_same_weights(out, whole)

@@ -4,7 +4,8 @@ import os
 import subprocess
 
 import pytest
-from conftest import ROOT, clean_environment
+from paths import ROOT
+from processes import clean_environment
 
 SETTINGS = {
     "TASK_QUEUE_ENABLE": "2",

@@ -3,7 +3,9 @@
 import os
 
 import pytest
-from conftest import OPTIONS, children_of, current_torch, log_of, start_main, wait_for
+from processes import children_of, wait_for
+from small_runs import log_of
+from warm_runs import OPTIONS, current_torch, start_main
 
 NPROC = 2
 EPOCHS = 20

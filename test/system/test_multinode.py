@@ -8,23 +8,15 @@ import subprocess
 import sys
 
 import pytest
-from conftest import (
-    HERE,
-    OPTIONS,
-    ROOT,
-    assert_same_weights,
-    clean_environment,
-    current_torch,
-    processes_of_session,
-    run_main,
-    run_wrapper,
-    start_wrapper,
-    wait_for,
-    write_images,
-)
+from image_folders import write_images
 from machines import ADDRESSES, CABLE, FIRST, NAMES
+from paths import HELPERS, ROOT
+from processes import clean_environment, processes_of_session, wait_for
+from small_runs import assert_same_weights
+from warm_runs import OPTIONS, current_torch, run_main
+from wrappers import run_wrapper, start_wrapper
 
-from runtime import checkpoint
+from checkpoints import store
 
 LAUNCH = [sys.executable, os.path.join(ROOT, "tools", "launch.py")]
 CASE = "SPACH-SMLP_bs4_2p_acc.log"  # of two processes, wherever they run
@@ -65,7 +57,7 @@ def ends_of(nodes):
 
 def step_of(folder):
     """(epoch, step) of the latest checkpoint."""
-    loaded = checkpoint.load(os.path.join(folder, checkpoint.LATEST))
+    loaded = store.load(os.path.join(folder, store.LATEST))
     return loaded["epoch"], loaded.get("step", 0)
 
 
@@ -76,7 +68,7 @@ def test_two_machines(project, machines, started, tmp_path):
     words = ["--data_path=" + data, "--nproc=1", "--epochs=3", "--batch-size=4", "--checkpoint-steps=1"]
     words += [word for word in OPTIONS if not word.startswith("--batch-size")] + ["--print-freq=2", "--dist-timeout=20"]
     out = str(tmp_path / "the output")
-    latest = os.path.join(out, checkpoint.LATEST)
+    latest = os.path.join(out, store.LATEST)
 
     first, second = start_nodes(started, project, words + ["--output_dir=" + out])
     wait_for(lambda: os.path.exists(latest), 60)
@@ -171,7 +163,7 @@ def test_the_ranks_of_the_third_machine(tmp_path):
 
 
 def test_a_first_machine_that_cannot_be_reached(tmp_path, images):
-    main = os.path.join(HERE, "small_main.py")
+    main = os.path.join(HELPERS, "small_main.py")
     words = [main, "--data-path=" + images, "--output-dir=" + str(tmp_path / "out"), *OPTIONS, "--dist-timeout=3"]
     runs = {}
     for address in ("127.0.0.1", "no.such.machine.invalid"):

@@ -9,20 +9,14 @@ import sys
 
 import pytest
 import torch
-from conftest import (
-    OPTIONS,
-    ROOT,
-    assert_same_weights,
-    clean_environment,
-    log_of,
-    run_main,
-    run_wrapper,
-    start_main,
-    write_images,
-)
-from test_resume import kill_after
+from image_folders import write_images
+from paths import ROOT
+from processes import clean_environment, kill_after
+from small_runs import assert_same_weights, log_of
+from warm_runs import OPTIONS, run_main, start_main
+from wrappers import run_wrapper
 
-from runtime import checkpoint
+from checkpoints import store
 
 SIMULATOR = os.path.join(ROOT, "test", "simulated_npu")
 COMMON = [word for word in OPTIONS if not word.startswith(("--device", "--amp"))] + ["--warmup-epochs=0"]
@@ -66,7 +60,7 @@ def succeed(words, nproc=1):
 
 
 def weights_of(folder):
-    return checkpoint.load(os.path.join(str(folder), checkpoint.LATEST))
+    return store.load(os.path.join(str(folder), store.LATEST))
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
@@ -130,7 +124,7 @@ def test_killed_and_started_again(tmp_path, nproc, precision):
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     more = ["--checkpoint-steps=1", "--amp=" + precision, "--num-workers=1"]
     succeed(words_for(images, whole, *more), nproc)
-    kill_after(start_main(words_for(images, cut, *more), nproc), os.path.join(cut, checkpoint.LATEST), 3)
+    kill_after(start_main(words_for(images, cut, *more), nproc), os.path.join(cut, store.LATEST), 3)
     assert "start         from %s" % cut in succeed(words_for(images, cut, *more), nproc)
     assert_same_weights(cut, whole)
     if precision == "native":

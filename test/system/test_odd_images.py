@@ -4,10 +4,11 @@ import json
 import os
 import stat
 
-from conftest import OPTIONS, log_of, run_main
 from odd_pictures import decodable, encoded, odd_names, pixels, strips, undecodable, write
+from small_runs import log_of
+from warm_runs import OPTIONS, run_main
 
-from runtime import checkpoint
+from checkpoints import store
 
 CLASSES = ["cat"] + [name for name in odd_names() if "\n" in name or "\udcff" in name or "$" in name or "-" in name]
 
@@ -67,7 +68,7 @@ def test_all_odd_pictures_train_and_all_bad_files_are_skipped(tmp_path):
         assert "skipped %d unreadable images" % bad in text
         for sign in ("Traceback", "Logging error", "PIL", "Pillow", "EXIF", "bomb"):
             assert sign not in text, sign
-    loaded = checkpoint.load(os.path.join(folder, checkpoint.LATEST))
+    loaded = store.load(os.path.join(folder, store.LATEST))
     assert loaded["classes"] == sorted(CLASSES) == sorted(os.listdir(os.path.join(images, "val")))
     assert loaded["args"]["data_path"] == images
 

@@ -6,13 +6,13 @@ import os
 import numpy
 import pytest
 import torch
-from conftest import OPTIONS, run_main
 from PIL import Image
-from small_main import create_small_model
+from small_models import create_small_model
+from warm_runs import OPTIONS, run_main
 
-import args as options_module
 import datasets
-from runtime import checkpoint
+from checkpoints import store
+from options import parsing
 
 VAL = {"<b>cat": 9, "dog": 5, "new\nline": 3}
 
@@ -32,9 +32,9 @@ def write_classes(root):
 def counted_by_hand(data, words, path):
     """The rows of the confusion matrix, each picture by itself."""
     names = sorted(VAL)
-    options = options_module.parse(words)
+    options = parsing.parse(words)
     model = create_small_model("smlpnet_tiny", num_classes=3, image_size=32).eval()
-    model.load_state_dict(checkpoint.load(path)["model"])
+    model.load_state_dict(store.load(path)["model"])
     transform = datasets.build_transform(False, options)
     rows = [[0, 0, 0] for _ in names]
     for number, name in enumerate(names):

@@ -8,9 +8,12 @@ import time
 
 import pytest
 import torch
-from conftest import HERE, OPTIONS, ROOT, clean_environment, current_torch, run_main, write_images
+from image_folders import write_images
+from paths import HELPERS, ROOT
+from processes import clean_environment
+from warm_runs import OPTIONS, current_torch, run_main
 
-from runtime import checkpoint
+from checkpoints import store
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_torch_launchers(tmp_path, images, name):
     command = [sys.executable, "-m", "torch.distributed." + name, "--nproc_per_node=2", "--master_port=29611"]
     words = ["--data-path=" + images, "--output-dir=" + str(tmp_path / "out"), "--epochs=1"] + OPTIONS
     done = subprocess.run(
-        command + [os.path.join(HERE, "small_main.py")] + words,
+        command + [os.path.join(HELPERS, "small_main.py")] + words,
         env=clean_environment(OMP_NUM_THREADS="1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -67,7 +70,7 @@ def test_torch_launchers(tmp_path, images, name):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout
-    assert checkpoint.load(str(tmp_path / "out" / checkpoint.LATEST))["world_size"] == 2
+    assert store.load(str(tmp_path / "out" / store.LATEST))["world_size"] == 2
     assert run_main(words[:1] + ["--output-dir=" + str(tmp_path / "ours")] + words[2:], 2)[0] == 0
     assert losses_of(str(tmp_path / "out")) == losses_of(str(tmp_path / "ours"))
 
@@ -84,10 +87,10 @@ def test_slurm(tmp_path, images):
             SLURM_JOB_ID="7613",
             OMP_NUM_THREADS="1",
         )
-        command = [sys.executable, os.path.join(HERE, "small_main.py")] + words
+        command = [sys.executable, os.path.join(HELPERS, "small_main.py")] + words
         processes.append(subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     assert [(process.communicate(timeout=300), process.returncode)[1] for process in processes] == [0, 0]
-    assert checkpoint.load(str(tmp_path / "out" / checkpoint.LATEST))["world_size"] == 2
+    assert store.load(str(tmp_path / "out" / store.LATEST))["world_size"] == 2
 
 
 @pytest.mark.parametrize("nproc", [1, 3])
@@ -179,7 +182,7 @@ def test_rounds_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, 
         status, out, err = run_main(words + more + ["--output-dir=" + folders[nproc]], nproc)
         assert status == 0, err
         assert "global batch  12 (2 a rank in each of 3 rounds)" in out
-    two, one = (checkpoint.load(os.path.join(folders[nproc], checkpoint.LATEST)) for nproc in (2, 1))
+    two, one = (store.load(os.path.join(folders[nproc], store.LATEST)) for nproc in (2, 1))
     assert losses_of(folders[1]) == pytest.approx(losses_of(folders[2]), abs=1e-5)
     for part in ("model", "model_ema"):
         for name, value in two[part].items():

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_report import HOSTILE, Page, write_run
+from report_pages import HOSTILE, Page, write_run
 
 from tools import report
 

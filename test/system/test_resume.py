@@ -5,31 +5,18 @@ import os
 import signal
 
 import pytest
-from conftest import OPTIONS, assert_same_weights, children_of, run_main, start_main, wait_for, write_images
+from image_folders import write_images
+from processes import children_of, kill_after, wait_for
+from small_runs import assert_same_weights
+from warm_runs import OPTIONS, run_main, start_main
 
-from runtime import checkpoint
+from checkpoints import store
 
 
 def words_for(images, folder, *more):
     return (
         ["--data-path=" + images, "--output-dir=" + folder, "--epochs=3", "--checkpoint-steps=1"] + OPTIONS + list(more)
     )
-
-
-def kill_after(process, path, times):
-    """Kill the whole group once the file at `path` has been replaced `times` times."""
-    seen = set()
-
-    def replaced():
-        assert process.poll() is None, process.communicate()
-        if os.path.exists(path):
-            status = os.stat(path)
-            seen.add((status.st_ino, status.st_mtime_ns))  # a freed inode number may be used again
-        return len(seen) >= times
-
-    wait_for(replaced)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 @pytest.mark.parametrize("nproc, workers", [(1, 0), (1, 2), (2, 1), (3, 0)])
@@ -40,7 +27,7 @@ def test_killed_and_started_again(tmp_path, nproc, workers):
     assert status == 0, err
     words = words_for(images, cut, "--num-workers=%d" % workers)
     for times in (2, 4):
-        kill_after(start_main(words, nproc), os.path.join(cut, checkpoint.LATEST), times)
+        kill_after(start_main(words, nproc), os.path.join(cut, store.LATEST), times)
     status, out, err = run_main(words, nproc)
     assert status == 0, err
     assert "start         from %s" % cut in out
@@ -59,16 +46,16 @@ def test_a_compiled_run_that_is_killed_and_started_again(tmp_path, images):
     assert status == 0, err
     assert "compiled at their first use" in out
     words = words_for(images, cut, "--compile=on")
-    kill_after(start_main(words), os.path.join(cut, checkpoint.LATEST), 3)
+    kill_after(start_main(words), os.path.join(cut, store.LATEST), 3)
     status, _, err = run_main(words)
     assert status == 0, err
     assert_same_weights(cut, whole)
-    assert checkpoint.load(os.path.join(cut, checkpoint.LATEST))["args"]["compile"] == "on"
+    assert store.load(os.path.join(cut, store.LATEST))["args"]["compile"] == "on"
 
 
 def test_no_process_outlives_a_killed_launcher(tmp_path, images):
     process = start_main(words_for(images, str(tmp_path / "out"), "--epochs=300"), 2)
-    wait_for(lambda: os.path.exists(str(tmp_path / "out" / checkpoint.LATEST)))
+    wait_for(lambda: os.path.exists(str(tmp_path / "out" / store.LATEST)))
     children = children_of(process.pid)
     assert len(children) == 2
     os.kill(process.pid, signal.SIGKILL)

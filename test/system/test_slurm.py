@@ -14,19 +14,13 @@ import subprocess
 import sys
 
 import pytest
-from conftest import (
-    OPTIONS,
-    ROOT,
-    assert_same_weights,
-    clean_environment,
-    current_torch,
-    run_main,
-    wait_for,
-    with_default_signals,
-    write_images,
-)
+from image_folders import write_images
+from paths import ROOT
+from processes import clean_environment, wait_for, with_default_signals
+from small_runs import assert_same_weights
+from warm_runs import OPTIONS, current_torch, run_main
 
-from runtime import checkpoint
+from checkpoints import store
 
 SCRIPT = os.path.join("test", "slurm", "train.sbatch")
 SRUN = """#!%s
@@ -110,13 +104,13 @@ def test_a_job_stops_in_time_is_queued_again_and_goes_on(project, tmp_path):
         return Job(project, str(tmp_path), words + ["--output-dir=" + out], python, FAULT="slow:0.2")
 
     job = submit()
-    wait_for(lambda: os.path.exists(os.path.join(out, checkpoint.LATEST)) or job.process.poll() is not None, 60)
+    wait_for(lambda: os.path.exists(os.path.join(out, store.LATEST)) or job.process.poll() is not None, 60)
     job.signal_tasks(signal.SIGUSR1)
     status, again, _, err = job.end()
     assert (status, again) == (138, True) and "stopped by SIGUSR1; the same command goes on" in err, err
     status, again, text, err = submit().end()
     assert (status, again) == (0, False), err
-    assert "start         from " + os.path.join(out, checkpoint.LATEST) in text
+    assert "start         from " + os.path.join(out, store.LATEST) in text
 
     whole = str(tmp_path / "whole")
     config = "--config=" + os.path.join(ROOT, "configs", "smlpnet_tiny.yaml")

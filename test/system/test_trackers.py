@@ -12,14 +12,13 @@ import sys
 import types
 
 import pytest
-from conftest import OPTIONS, log_of, run_main, start_main
-from small_main import create_small_model
-from test_resume import kill_after
+from processes import kill_after
+from small_runs import log_of
+from warm_runs import OPTIONS, run_main, start_main
 
-import build
 import main
-import trackers
-from runtime import checkpoint
+from checkpoints import store
+from results import trackers
 
 
 def why_not_tensorboard():
@@ -71,7 +70,7 @@ def test_a_killed_run_has_each_epoch_once(tmp_path, images):
     out = tmp_path / "out"
     words = words_for(images, out, "--tracker=tensorboard", "--epochs=4", "--checkpoint-steps=1")
     for times in (8, 9):
-        kill_after(start_main(words), str(out / checkpoint.LATEST), times)
+        kill_after(start_main(words), str(out / store.LATEST), times)
     status, _, err = run_main(words)
     assert status == 0, err
     assert_each_epoch_once(out, 4)
@@ -102,14 +101,6 @@ def test_it_changes_no_weights_and_needs_no_new_folder(tmp_path, images):
     assert status == 0 and "renamed" not in text, err
     assert [path.name for path in tmp_path.glob("out*")] == ["out"]
     assert_each_epoch_once(out, 3)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """main.py in this process, with the small network."""
-    monkeypatch.setattr(build, "create_model", create_small_model)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "WANDB_MODE", "SWANLAB_MODE"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize("name", trackers.NAMES)

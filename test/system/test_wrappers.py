@@ -7,9 +7,11 @@ import shutil
 import signal
 
 import pytest
-from conftest import OPTIONS, current_torch, run_wrapper, start_wrapper, wait_for
+from processes import wait_for
+from warm_runs import OPTIONS, current_torch
+from wrappers import run_wrapper, start_wrapper
 
-from runtime import checkpoint
+from checkpoints import store
 
 TRAIN_KEYS = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "AvgFPS", "MinLoss", "MaxAccuracy"]
 TRAIN_KEYS += ["E2ETrainingTime", "ActualFPS", "ActualLoss", "TrainAccuracy", "TrainingTime"]
@@ -133,7 +135,7 @@ def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, statu
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     assert "stopped by %s; the same command goes on" % name in err and "Traceback" not in err and "Final" not in out
-    assert checkpoint.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
+    assert store.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
 
 
 def test_performance_always_starts_afresh(project, images):

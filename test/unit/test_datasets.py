@@ -3,55 +3,30 @@
 import os
 import random
 import signal
-import types
 
 import numpy
 import pytest
 import torch
-from PIL import Image
+from command_lines import parse
+from image_folders import make_folder, test_picture
+from loaders import ONE_RANK, first_of, load
 from recipe import golden
 from torch.utils.data import DataLoader
 
-import args as options_module
-import batches
 import datasets
-from index import list_images
+from options import parsing
+from pipeline import batches
+from pipeline.index import list_images
 from runtime.compat import create_transform
-from runtime.device import Device
 from runtime.errors import UserError
 
 EVAL_CASES = golden("components")["eval_transform"]["cases"]
 
 
-def first_of(processes):
-    """The Ranks of the first of some processes, without any process."""
-    device = Device("cpu")
-    sizes = {"world_size": processes, "virtual_size": processes}
-    alone = {"virtual_ranks": range(1), "from_first": lambda make: make(lambda: None)}
-    return types.SimpleNamespace(rank=0, cores=2, device=device, **alone, **sizes)
-
-
-ONE_RANK = first_of(1)
-
-
-def options(*words):
-    return options_module.parse(["--data-path=unused", "--num-workers=0"] + list(words))
-
-
-def test_picture(width, height):
-    """The golden cases' picture: integers from the position alone."""
-    x, y = numpy.meshgrid(numpy.arange(width), numpy.arange(height))
-    channels = [(3 * x + 5 * y) % 256, (x * y // 7 + 40) % 256, (x * x // 50 + 2 * y) % 256]
-    return Image.fromarray(numpy.stack(channels, axis=2).astype(numpy.uint8))
-
-
-test_picture.__test__ = False
-
-
 @pytest.mark.parametrize("case", EVAL_CASES, ids=lambda case: "%s at %d" % (case["image_wh"], case["input_size"]))
 def test_eval_transform(case):
     size = case["input_size"]
-    tensor = datasets.build_transform(False, options("--input-size=%d" % size))(test_picture(*case["image_wh"]))
+    tensor = datasets.build_transform(False, parse("--input-size=%d" % size))(test_picture(*case["image_wh"]))
     assert tensor.shape == (3, size, size)
     if size <= 32 and case["image_wh"] != [size, size]:
         return  # the reference keeps the picture's size there, which no model takes
@@ -65,7 +40,7 @@ def kinds(transform):
 
 
 def test_train_transform_is_the_reference_s():
-    transform = datasets.build_transform(True, options())
+    transform = datasets.build_transform(True, parse())
     names = kinds(transform)
     assert names[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "RandAugment"]
     assert names[-2:] == ["Normalize", "RandomErasing"]
@@ -84,7 +59,7 @@ def test_train_transform_is_the_reference_s():
 
 
 def test_small_pictures_are_padded_not_resized():
-    transform = datasets.build_transform(True, options("--input-size=32"))
+    transform = datasets.build_transform(True, parse("--input-size=32"))
     assert kinds(transform)[:2] == ["UnlessSized", "RandomCrop"]
     assert transform.transforms[1].padding == 4
     assert transform(test_picture(32, 32)).shape == (3, 32, 32)
@@ -92,10 +67,10 @@ def test_small_pictures_are_padded_not_resized():
 
 
 def test_augmentation_options_reach_the_transform():
-    assert "ColorJitter" in kinds(datasets.build_transform(True, options("--aa=")))
-    assert "RandomErasing" not in kinds(datasets.build_transform(True, options("--reprob=0")))
-    assert "RandomHorizontalFlip" not in kinds(datasets.build_transform(True, options("--hflip=0")))
-    erasing = datasets.build_transform(True, options("--remode=const", "--recount=3")).transforms[-1]
+    assert "ColorJitter" in kinds(datasets.build_transform(True, parse("--aa=")))
+    assert "RandomErasing" not in kinds(datasets.build_transform(True, parse("--reprob=0")))
+    assert "RandomHorizontalFlip" not in kinds(datasets.build_transform(True, parse("--hflip=0")))
+    erasing = datasets.build_transform(True, parse("--remode=const", "--recount=3")).transforms[-1]
     assert (erasing.max_count, erasing.per_pixel) == (3, False)
 
 
@@ -108,21 +83,6 @@ def test_posterize_to_nothing_is_black():
     assert numpy.asarray(posterize(test_picture(32, 32))).max() == 0
     posterize.magnitude = 0
     assert numpy.asarray(posterize(test_picture(32, 32))).max() > 0
-
-
-def make_folder(root, train=(("a", 3), ("b", 3)), val=(("a", 1), ("b", 2)), side=32):
-    for part, classes in (("train", train), ("val", val)):
-        for name, count in classes:
-            folder = os.path.join(str(root), part, name)
-            os.makedirs(folder)
-            for number in range(count):
-                test_picture(side + number, side).save(os.path.join(folder, "%d.png" % number))
-    return str(root)
-
-
-def load(root, *words):
-    words = ("--data-path=" + root, "--input-size=32", "--batch-size=2", "--no-repeated-aug", "--num-workers=0") + words
-    return datasets.build_loaders(options_module.parse(list(words)), ONE_RANK)
 
 
 def test_folder_becomes_batches(tmp_path):
@@ -168,7 +128,7 @@ def test_two_workers_give_the_same_pixels(tmp_path):
     root = make_folder(tmp_path)
     alone = [images for images, _ in load(root).train.epoch(1)]
     words = ["--data-path=" + root, "--input-size=32", "--batch-size=2", "--no-repeated-aug", "--num-workers=2"]
-    loaders = datasets.build_loaders(options_module.parse(words), ONE_RANK)
+    loaders = datasets.build_loaders(parsing.parse(words), ONE_RANK)
     assert all(torch.equal(images, want) for (images, _), want in zip(loaders.train.epoch(1), alone))
 
 
@@ -181,7 +141,7 @@ def test_too_few_images_for_the_processes(tmp_path):
     ranks = first_of(8)
     words = ["--data-path=" + make_folder(tmp_path), "--input-size=32", "--num-workers=0"]
     with pytest.raises(UserError, match="too few for 8 processes"):
-        datasets.build_loaders(options_module.parse(words), ranks)
+        datasets.build_loaders(parsing.parse(words), ranks)
 
 
 def remove_train(root):

@@ -8,8 +8,8 @@ import shutil
 import subprocess
 
 import pytest
+from paths import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FILES = [os.path.join(ROOT, "docker", name) for name in sorted(os.listdir(os.path.join(ROOT, "docker")))]
 INSTRUCTIONS = {"FROM", "RUN", "COPY", "WORKDIR", "ENV", "USER", "CMD", "SHELL"}
 

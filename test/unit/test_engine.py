@@ -7,45 +7,16 @@ import re
 
 import pytest
 import torch
-from test_datasets import make_folder
+from small_runs import Stop, assert_equal_weights, weights
 
-import build
 import engine
 import main
-from runtime import checkpoint
+from checkpoints import store
 from runtime.amp import Precision
-from runtime.compat import create_model
 from runtime.device import Device
 from runtime.errors import UserError
 
 CPU = Device("cpu")
-SMALL = {"dim": 16, "depths": (1, 1, 2, 1)}
-
-
-@pytest.fixture
-def small(monkeypatch, tmp_path):
-    """main.main on a small network and folder: small(*options) -> exit status."""
-    monkeypatch.setattr(build, "create_model", lambda name, **options: create_model(name, **dict(SMALL, **options)))
-    data = make_folder(tmp_path / "data", train=(("a", 6), ("b", 6)), val=(("a", 2), ("b", 3)))
-    base = ["--data-path=" + data, "--input-size=32", "--batch-size=4", "--no-repeated-aug", "--num-workers=0"]
-    base += ["--device=cpu", "--amp=none", "--drop=0.1", "--drop-path=0.1", "--lr=0.1", "--warmup-epochs=1"]
-    return lambda *words: main.main(base + ["--epochs=3", "--model-ema-decay=0.9"] + list(words))
-
-
-def weights(folder, name=checkpoint.LATEST):
-    loaded = checkpoint.load(os.path.join(str(folder), name))
-    return {part: loaded[part] for part in ("model", "model_ema")}
-
-
-def assert_equal_weights(got, want):
-    for part in want:
-        assert list(got[part]) == list(want[part])
-        for name in want[part]:
-            assert torch.equal(got[part][name], want[part][name]), (part, name)
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 7, 8])
@@ -111,7 +82,7 @@ def test_what_a_run_leaves_behind(small, tmp_path):
         r"Weights: .*best.pth",
     ):
         assert re.search(pattern, log), pattern
-    loaded = checkpoint.load(str(out / "checkpoint.pth"))
+    loaded = store.load(str(out / "checkpoint.pth"))
     assert loaded["classes"] == ["a", "b"] and loaded["epoch"] == 2 and loaded["args"]["lr"] == 0.1
     assert loaded["max_accuracy"] == summary["max_accuracy"]
 
@@ -135,7 +106,7 @@ def test_config_of_a_run_reproduces_it(small, tmp_path):
 def test_best_accuracy_survives_a_resume(small, tmp_path):
     assert small("--output-dir=%s" % (tmp_path / "out")) == 0
     path = str(tmp_path / "out" / "checkpoint.pth")
-    loaded = checkpoint.load(path)
+    loaded = store.load(path)
     loaded["max_accuracy"], loaded["best_epoch"] = 100.0, 1
     torch.save(loaded, path)
     best = (tmp_path / "out" / "best.pth").read_bytes()
@@ -147,7 +118,7 @@ def test_evaluation_adds_a_log_and_nothing_else(small, tmp_path, capsys):
     out = tmp_path / "out"
     assert small("--output-dir=%s" % out) == 0
     stamps = {name: os.stat(str(out / name)).st_mtime_ns for name in os.listdir(str(out))}
-    best = checkpoint.load(str(out / "best.pth"))
+    best = store.load(str(out / "best.pth"))
     assert small("--output-dir=%s" % out, "--eval", "--resume=%s" % out, "--eval-json=%s" % (tmp_path / "e")) == 0
     after = {name: os.stat(str(out / name)).st_mtime_ns for name in os.listdir(str(out))}
     assert after.pop("eval_0.log") and after == stamps
@@ -179,7 +150,7 @@ def test_checkpoints_of_the_ascend_port_keep_their_layout(small, tmp_path, capsy
         capsys.readouterr()
         assert small("--output-dir=" + out, "--epochs=2") == 0
         assert re.search("token layout +" + layout, capsys.readouterr().out)
-        assert checkpoint.load(os.path.join(out, checkpoint.LATEST))["args"]["token_layout"] == layout
+        assert store.load(os.path.join(out, store.LATEST))["args"]["token_layout"] == layout
 
 
 def test_token_layout_comes_from_the_checkpoint(small, tmp_path):
@@ -280,7 +251,7 @@ def test_resuming_takes_this_run_s_settings(small, tmp_path, capsys):
     out = ["--output-dir=%s" % (tmp_path / "out")]
     assert small(*out) == 0
     assert small("--epochs=4", "--weight-decay=0.3", *out) == 0
-    groups = checkpoint.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["param_groups"]
+    groups = store.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.3]
     assert small("--epochs=5", "--opt=sgd", *out) == 2
     assert "holds the state of --opt adamw, not of sgd" in capsys.readouterr().err

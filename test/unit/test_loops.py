@@ -6,16 +6,11 @@ import types
 
 import pytest
 import torch
+from bare_runs import CPU, Batches, run_of
 from recipe import golden
 
 import engine
 import utils
-from runtime.amp import Precision
-from runtime.device import Device
-from runtime.distributed import Ranks
-from runtime.launched import Launch
-
-CPU = Device("cpu")
 
 
 class Clock:
@@ -62,27 +57,6 @@ def test_short_epochs_are_timed_whole(caplog):
 def test_memory_is_shown_where_there_is_a_device(caplog):
     device = types.SimpleNamespace(synchronize=lambda: None, max_memory_mib=lambda: 1234.5)
     assert progress_lines(caplog, 2, device)[0][0].endswith("  max mem: 1234")
-
-
-def run_of(model, **changes):
-    parts = {
-        "device": CPU,
-        "ranks": Ranks(Launch(0, 1, 0, 1), CPU),
-        "model": model,
-        "bare_model": model,
-        "precision": Precision(),
-        "logger": logging.getLogger("test"),
-        "seed": 0,
-    }
-    parts.update(changes)
-    names = ("ema", "criterion", "optimizer", "learning_rate", "mixup", "clip_grad")
-    return engine.Run(**dict({name: None for name in names}, **parts))
-
-
-class Batches(list):
-    """A list of batches with what the loops ask of a loader."""
-
-    is_sharded, skipped, batch_size = True, 0, 4
 
 
 def test_evaluation_counts_every_image_once():

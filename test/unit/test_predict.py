@@ -12,20 +12,20 @@ import sys
 import odd_pictures
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from recipe import fill
 
-import build
-import contact_sheet
 import main
 import predict
-import trained
+from checkpoints import store
+from checkpoints import weights as checkpoint_weights
 from models.smlp import sMLPNet
-from runtime import checkpoint
+from pipeline import contact_sheet
 from runtime.compat import create_model
 from tools import make_digits
+from training import build
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -37,7 +37,7 @@ def small(name, **words):
 
 @pytest.fixture
 def models(monkeypatch):
-    monkeypatch.setattr(trained, "create_model", small)
+    monkeypatch.setattr(checkpoint_weights, "create_model", small)
     monkeypatch.setattr(build, "create_model", small)
 
 
@@ -48,7 +48,7 @@ def save(path, scale=1.0, classes=DIGITS, make=small):
     state["mlp_head.0.weight"] *= 0.05 * scale
     average = dict(state, **{"mlp_head.0.bias": state["mlp_head.0.bias"] + torch.arange(10.0)})
     payload = {"format": 1, "model": state, "model_ema": average, "args": {"model": "smlpnet_tiny", "input_size": 32}}
-    checkpoint.save_as(dict(payload, classes=classes) if classes else payload, str(path))
+    store.save_as(dict(payload, classes=classes) if classes else payload, str(path))
     return str(path)
 
 

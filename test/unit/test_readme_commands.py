@@ -23,8 +23,8 @@ from readme_commands import (
     run_program,
 )
 
-import args
-from runtime import checkpoint
+from checkpoints import store
+from options import parsing
 from tools.make_digits import write_digits
 
 SMALL = ["--epochs=1", "--warmup-epochs=0", "--input-size=32", "--batch-size=20", "--num-workers=0", "--device=cpu"]
@@ -168,7 +168,7 @@ def test_its_files_and_options_exist(command, stand_in, monkeypatch):
         words = started[0]
         words, path = words[[word.endswith("main.py") for word in words].index(True) + 1 :], "main.py"
     if path == "main.py" or path.endswith(".sbatch"):
-        args.parse(words)
+        parsing.parse(words)
     elif path == "benchmark.py" and not hasattr(torch, "compile"):
         pytest.skip("the benchmarks need torch 2.1")
     elif path.endswith(".py"):
@@ -199,7 +199,7 @@ def workshop(tmp_path_factory):
     first = str(folder / "test" / "output" / "0")
     assert run_program("main.py", ["--data-path=" + str(folder / "digits"), "--output-dir=" + first, *SMALL])[0] == 0
     for name in ("smlpnet_tiny.pth", "port.pth"):
-        shutil.copy(os.path.join(first, checkpoint.LATEST), str(folder / name))
+        shutil.copy(os.path.join(first, store.LATEST), str(folder / name))
     return folder
 
 
@@ -236,7 +236,7 @@ def test_it_works(command, workshop, monkeypatch, capfd):
     assert status == 0, text + capfd.readouterr().err
     for word in words:
         if re.match("--output[-_]dir=", word) and "eval" not in word and "--dry-run" not in words:
-            assert os.path.exists(os.path.join(word.partition("=")[2], checkpoint.LATEST))
+            assert os.path.exists(os.path.join(word.partition("=")[2], store.LATEST))
 
 
 @pytest.mark.skipif(not hasattr(torch, "compile"), reason="written for timm 1")

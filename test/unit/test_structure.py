@@ -1,92 +1,45 @@
 """The rules of the house: imports go down, and only runtime/ names hardware, versions and precision."""
 
 import ast
+import glob
 import os
 
 import pytest
+from paths import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-LEVELS = {
-    "runtime.errors": 0,
-    "runtime.compat": 0,
-    "runtime.seeding": 0,
-    "runtime.binding": 0,
-    "runtime.stops": 0,
-    "runtime.watchdog": 0,
-    "runtime.rounds": 0,
-    "runtime.tensors_only": 0,
-    "runtime.launched": 1,
-    "runtime.download": 1,
-    "runtime.device": 1,
-    "runtime.distributed": 2,
-    "runtime.amp": 3,
-    "runtime.ema": 3,
-    "runtime.compiling": 2,
-    "runtime.exporting": 1,
-    "runtime.checkpoint": 3,
-    "utils": 4,
-    "pixels": 3,
-    "confusion": 4,
-    "samplers": 4,
-    "command_line": 4,
-    "config_files": 4,
-    "recipe_options": 5,
-    "trackers": 5,
-    "completion": 8,
-    "dry_run": 9,
-    "batches": 4,
-    "files": 4,
-    "pictures": 4,
-    "fast_pictures": 5,
-    "args": 6,
-    "optim": 5,
-    "losses": 5,
-    "index": 5,
-    "datasets": 6,
-    "models": 6,
-    "models.layers": 4,
-    "models.resampling": 4,
-    "models.smlp": 5,
-    "models.spach": 5,
-    "models.shiftvit": 5,
-    "catalogue": 8,
-    "contact_sheet": 5,
-    "steps": 6,
-    "engine": 7,
-    "teacher": 7,
-    "transfer": 7,
-    "trained": 7,
-    "output": 7,
-    "record": 8,
-    "build": 8,
-    "main": 10,
-    "deployment": 8,
-    "predict": 9,
-    "export_onnx": 9,
-    "benchmarks.traffic": 9,
-    "benchmarks.timing": 9,
-    "benchmarks.report": 9,
-    "benchmarks.photos": 9,
-    "benchmarks.start": 9,
-    "benchmarks.runs": 9,
-    "benchmarks.ledger": 10,
-    "benchmarks.step": 10,
-    "benchmarks.data": 10,
-    "benchmarks.e2e": 10,
-    "benchmarks.scale": 10,
-    "benchmarks.project": 10,
-    "benchmark": 11,
-}
+# From the top to the bottom; a file imports only from its own package and from the rows below its own.
+ROWS = [
+    {"main", "predict", "export_onnx", "benchmark", "hubconf"},
+    {"benchmarks"},
+    {"tools"},
+    {"commands"},
+    {"engine"},
+    {"training"},
+    {"results"},
+    {"datasets"},
+    {"checkpoints"},
+    {"pipeline"},
+    {"models"},
+    {"options"},
+    {"utils"},
+    {"runtime"},
+]
+ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
 NAMES_BELOW = {"cuda", "npu", "is_cuda", "float16", "bfloat16", "half", "__version__", "autocast_mode", "backends"}
+ONE_FILE = {"timm": "runtime/compat.py", "apex": "runtime/amp.py", "torch_npu": "runtime/device.py"}
 
 
-def path_of(module):
-    path = os.path.join(ROOT, *module.split("."))
-    return os.path.join(path, "__init__.py") if os.path.isdir(path) else path + ".py"
+def files_of(*parts):
+    found = glob.glob(os.path.join(ROOT, *parts), recursive=True)
+    return sorted(os.path.relpath(path, ROOT).replace(os.sep, "/") for path in found)
 
 
-def tree_of(module):
-    with open(path_of(module), encoding="utf-8") as file:
+PRODUCT = files_of("*.py") + [path for name in ROW_OF for path in files_of(name, "**", "*.py")]
+SOURCES = PRODUCT + files_of("test", "**", "*.py")
+
+
+def tree_of(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as file:
         return ast.parse(file.read())
 
 
@@ -97,63 +50,45 @@ def imports_of(tree):
                 yield alias.name
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
-            for alias in node.names:
-                yield "%s.%s" % (node.module, alias.name)
 
 
-def test_every_module_has_a_level():
-    found = {name[:-3] for name in os.listdir(ROOT) if name.endswith(".py")}
-    for package in ("runtime", "models", "benchmarks"):
-        names = os.listdir(os.path.join(ROOT, package))
-        found |= {"%s.%s" % (package, name[:-3]) for name in names if name.endswith(".py") and name != "__init__.py"}
-    assert found | {"models"} == set(LEVELS)
+def room_of(path):
+    return path.split("/")[0] if "/" in path else path[: -len(".py")]
 
 
-@pytest.mark.parametrize("module", sorted(LEVELS))
-def test_imports_go_down(module):
-    for name in imports_of(tree_of(module)):
-        if name in LEVELS and name != module:
-            assert LEVELS[name] < LEVELS[module], "%s imports %s" % (module, name)
-    if module == "engine":
-        assert "args" not in set(imports_of(tree_of(module)))
+def test_every_file_has_a_row():
+    assert {room_of(path) for path in files_of("*.py") + files_of("*", "*.py")} - {"test", "data"} == set(ROW_OF)
 
 
-@pytest.mark.parametrize("module", sorted(name for name in LEVELS if not name.startswith("runtime")))
-def test_hardware_is_named_in_runtime_only(module):
-    for node in ast.walk(tree_of(module)):
+def test_few_programs_lie_at_the_top():
+    assert len([path for path in PRODUCT if "/" not in path]) <= 8
+
+
+@pytest.mark.parametrize("path", PRODUCT)
+def test_imports_go_down(path):
+    own = room_of(path)
+    for name in imports_of(tree_of(path)):
+        room = name.split(".")[0]
+        if room in ROW_OF and room != own:
+            assert ROW_OF[room] > ROW_OF[own], "%s imports %s" % (path, name)
+
+
+@pytest.mark.parametrize("path", [path for path in PRODUCT if not path.startswith("runtime/")])
+def test_hardware_is_named_in_runtime_only(path):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Attribute):
-            assert node.attr not in NAMES_BELOW, "%s:%d .%s" % (module, node.lineno, node.attr)
-    for name in imports_of(tree_of(module)):
-        assert name.split(".")[0] not in ("timm", "apex", "torch_npu"), name
+            assert node.attr not in NAMES_BELOW, "%s:%d .%s" % (path, node.lineno, node.attr)
 
 
-def all_sources():
-    """The project's own Python files, without environments or data that lie in the same folder."""
-    for folder, folders, files in os.walk(ROOT):
-        ours = ["models", "runtime", "benchmarks", "test", "tools", "unit", "system", "reference"]
-        ours += ["simulated_npu", "torch_npu", "npu", "stand_in_apex", "nvidia", "ascend", "pypi", "apex"]
-        folders[:] = [name for name in folders if name in ours]
-        for name in files:
-            if name.endswith(".py"):
-                yield os.path.join(folder, name)
+@pytest.mark.parametrize("package", sorted(ONE_FILE))
+def test_a_library_is_imported_in_one_file(package):
+    users = {path for path in PRODUCT if package in {name.split(".")[0] for name in imports_of(tree_of(path))}}
+    assert users == {ONE_FILE[package]}
 
 
 def test_functions_stay_short():
-    for path in all_sources():
-        with open(path, encoding="utf-8") as file:
-            tree = ast.parse(file.read())
-        for node in ast.walk(tree):
+    for path in SOURCES:
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef):
                 statements = sum(isinstance(child, ast.stmt) for child in ast.walk(node)) - 1
                 assert statements <= 40, "%s: %s has %d statements" % (path, node.name, statements)
-
-
-def test_timm_is_imported_in_one_file():
-    users = set()
-    for path in all_sources():
-        if os.sep + "test" + os.sep in path:
-            continue
-        with open(path, encoding="utf-8") as file:
-            if any(name.split(".")[0] == "timm" for name in imports_of(ast.parse(file.read()))):
-                users.add(os.path.relpath(path, ROOT))
-    assert users == {os.path.join("runtime", "compat.py")}

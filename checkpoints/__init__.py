@@ -1,0 +1,1 @@
+"""Weights on the disk: written atomically, read without running code."""

@@ -1,0 +1,60 @@
+"""Checkpoints by URL: fetched only when one is given, only by https, and only with a hash to check the file by."""
+
+import hashlib
+import os
+import re
+import ssl
+import urllib.error
+import urllib.parse
+
+import torch
+
+from runtime.errors import UserError, reason
+
+
+def is_url(path):
+    """Whether `path` names something to fetch."""
+    return "://" in path
+
+
+def fetch(url):
+    """The local path of the file at `url`; fetched into a folder beside torch.hub's unless it is there already.
+
+    The SHA-256 comes from the fragment, `#sha256=<64 digits>`, or, its first 8 digits or more, from the file's name, as
+    in torch.hub's `name-<digits>.pth`. UserError where it is missing or wrong, or where the file cannot be fetched.
+    """
+    parts = urllib.parse.urlsplit(url)
+    name = os.path.basename(urllib.parse.unquote(parts.path))
+    digits = _digits_of(parts.fragment, name)
+    if parts.scheme != "https" or not parts.hostname:
+        raise UserError("%s: checkpoints are fetched by https only; fetch it yourself and name the file" % url)
+    if not digits or not name:
+        raise UserError("%s: append #sha256=<64 hexadecimal digits>, by which the file can be checked" % url)
+    folder = os.path.join(_hub_folder(), "spach-smlp")
+    path = os.path.join(folder, "%s-%s" % (digits[:16], name))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not (os.path.exists(path) and _sha256(path).startswith(digits)):
+            torch.hub.download_url_to_file(
+                parts._replace(fragment="").geturl(), path, hash_prefix=digits, progress=False
+            )
+    except (OSError, RuntimeError, ValueError, urllib.error.URLError, ssl.SSLError) as error:
+        raise UserError("%s cannot be fetched: %s" % (url, reason(error))) from None
+    return path
+
+
+def _digits_of(fragment, name):
+    found = re.match(r"sha256=([0-9a-fA-F]{64})$", fragment) or re.search(r"-([0-9a-fA-F]{8,64})\.\w+$", name)
+    return found.group(1).lower() if found else None
+
+
+def _hub_folder():
+    return torch.hub.get_dir() if hasattr(torch.hub, "get_dir") else torch.hub._get_torch_home()
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Every option of main.py: defined, parsed, checked, frozen."""

@@ -1,0 +1,160 @@
+"""The options of the recipe: the model, its data, and how it learns."""
+
+import argparse
+import os
+
+from options.command_line import add_switch, alpha, number
+
+_COUNT, _POSITIVE = number(int), number(float, above=0)
+_SHARE = number(float, high=1)
+# Products of these stay within float32, and a schedule's or a distribution's arithmetic within Python's.
+_RATE, _EPOCHS = number(float, high=1000), number(int, high=10**6)
+_MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
+
+
+def add_groups(parser):
+    """Add the groups of options, each with its default in its help."""
+    for add in (_add_model, _add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_distillation):
+        add(parser)
+
+
+def _add_model(parser):
+    add = parser.add_argument_group("model").add_argument
+    add("--model", default="smlpnet_tiny", metavar="NAME", help="one of --list-models (default: smlpnet_tiny)")
+    size = number(int, low=1, high=8192)
+    add("--input-size", type=size, default=224, metavar="PIXELS", help="side of the square images (default: 224)")
+    add("--drop", type=_SHARE, default=0.0, metavar="RATE", help="dropout, probability from 0 to 1 (default: 0)")
+    rate = number(float, high=0.99)
+    text = "probability that a block is left out, in the last block (default: the model's own)"
+    add("--drop-path", type=rate, metavar="RATE", help=text)
+    add(
+        "--token-layout",
+        choices=["permute", "reshape"],
+        help="permute is the paper's function, reshape the Ascend port's (default: the checkpoint's, else permute)",
+    )
+    add("--stem-type", default="conv1", choices=["conv1", "conv4"], help="first layers of SPACH (default: conv1)")
+    add("--shared-spatial-func", action="store_true", help="of SPACH: one in all blocks of a stage (default: off)")
+    text = "begin with the weights of this checkpoint (file, folder or https URL), whatever its classes and size "
+    add("--finetune", default="", metavar="PATH", help=text + "(default: random weights)")
+    add("--list-models", action="store_true", help="print a table of the models, and end (default: off)")
+    add_switch(add, "model-ema", True, "keep an average of the weights")
+    text = "at step t of the run a decay of at most (1 + t) / (10 + t) (default: off)"
+    add("--model-ema-warmup", action="store_true", help=text)
+    text = "share of the average that a step keeps, from 0 to 1 (default: 0.99996)"
+    add("--model-ema-decay", type=_SHARE, default=0.99996, metavar="RATE", help=text)
+    add("--model-ema-force-cpu", action="store_true", help="keep the average in host memory (default: off)")
+
+
+def _add_data(parser):
+    add = parser.add_argument_group("data").add_argument
+    add("--data-path", default="", metavar="DIR", help="folder with train/ and val/ (default: none, it is needed)")
+    text = "where lists of the images are kept (default: --output-dir)"
+    add("--index-cache", default="", metavar="DIR", help=text)
+    text = "IMNET, a folder of images, alone is supported (default: IMNET)"
+    add("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help=text)
+    add("--inat-category", default="name", help=argparse.SUPPRESS)
+    text = "loader processes of each process (default: its processor cores, at most 10)"
+    add("--num-workers", type=number(int, high=_MOST_WORKERS), metavar="N", help=text)
+    add(
+        "--loader",
+        default="exact",
+        choices=["exact", "fast"],
+        help="fast: simplejpeg, torch and OpenCV in the place of Pillow; nearly the same pixels (default: exact)",
+    )
+    add_switch(add, "pin-mem", True, "page-locked batches on an accelerator")
+    add("--skip-bad-images", action="store_true", help="pass over unreadable images, counted (default: off)")
+
+
+def _add_augmentation(parser):
+    add = parser.add_argument_group("augmentation").add_argument
+    text = "brightness, contrast and saturation change by up to this share; used without --aa (default: 0.4)"
+    add("--color-jitter", type=_RATE, default=0.4, metavar="X", help=text)
+    text = "automatic augmentation as timm names it, '' for none (default: rand-m9-mstd0.5-inc1)"
+    add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help=text)
+    text = "share of the target given to all classes alike, from 0 (default: 0.1)"
+    add("--smoothing", type=number(float, high=0.99), default=0.1, metavar="X", help=text)
+    ways = ["random", "bilinear", "bicubic"]
+    text = "how training images are resized (default: bicubic)"
+    add("--train-interpolation", default="bicubic", choices=ways, help=text)
+    add("--hflip", type=_SHARE, default=0.5, metavar="P", help="probability to mirror an image (default: 0.5)")
+    add_switch(add, "repeated-aug", True, "each image three times an epoch, of a third of them")
+    add("--reprob", type=_SHARE, default=0.25, metavar="P", help="probability of random erasing (default: 0.25)")
+    text = "what erases: one value, one random colour, random pixels (default: pixel)"
+    add("--remode", default="pixel", choices=["const", "rand", "pixel"], help=text)
+    text = "boxes that are erased of an image at most (default: 1)"
+    add("--recount", type=number(int, low=1, high=100), default=1, metavar="N", help=text)
+    add("--resplit", action="store_true", help=argparse.SUPPRESS)
+    text = "of the beta distribution of mixed shares, 0 for no mixup (default: 0.8)"
+    add("--mixup", type=alpha, default=0.8, metavar="ALPHA", help=text)
+    text = "of the beta distribution of pasted areas, 0 for no cutmix (default: 1)"
+    add("--cutmix", type=alpha, default=1.0, metavar="ALPHA", help=text)
+    text = "least and largest side of the pasted box as shares of the image's, instead of --cutmix (default: none)"
+    add("--cutmix-minmax", type=_SHARE, nargs=2, metavar=("MIN", "MAX"), help=text)
+    add("--mixup-prob", type=_SHARE, default=1.0, metavar="P", help="probability to mix a batch (default: 1)")
+    text = "probability of cutmix where both are on (default: 0.5)"
+    add("--mixup-switch-prob", type=_SHARE, default=0.5, metavar="P", help=text)
+    text = "one share for the batch, each pair, each image (default: batch)"
+    add("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help=text)
+
+
+def _add_optimizer(parser):
+    add = parser.add_argument_group("optimizer").add_argument
+    text = "images a process takes at once (default: 128)"
+    add("--batch-size", type=number(int, low=1, high=10**6), default=128, metavar="IMAGES", help=text)
+    text = "batches of a process whose gradients make a step (default: 1)"
+    add("--grad-accum-steps", type=number(int, low=1, high=10**4), default=1, metavar="N", help=text)
+    add("--opt", default="adamw", metavar="NAME", help="any of timm's optimizers (default: adamw)")
+    text = "what is added to a denominator (default: 1e-8)"
+    add("--opt-eps", type=number(float, above=0, high=1000), default=1e-8, metavar="X", help=text)
+    text = "decay rates of the moments, below 1 (default: the optimizer's)"
+    add("--opt-betas", type=_SHARE, nargs="+", metavar="BETA", help=text)
+    text = "share of the last step that SGD repeats, from 0 to 1 (default: 0.9)"
+    add("--momentum", type=_SHARE, default=0.9, metavar="X", help=text)
+    text = "times the learning rate is taken off the weights in a step (default: 0.05)"
+    add("--weight-decay", type=_RATE, default=0.05, metavar="X", help=text)
+    text = "largest norm of all gradients together (default: no clipping)"
+    add("--clip-grad", type=_POSITIVE, metavar="NORM", help=text)
+
+
+def _add_schedule(parser):
+    add = parser.add_argument_group("learning rate").add_argument
+    text = "at a global batch of 512 images, scaled in proportion (default: 5e-4)"
+    add("--lr", type=_RATE, default=5e-4, metavar="LR", help=text)
+    text = "epochs to train in all (default: 300)"
+    add("--epochs", type=number(int, low=1, high=10**6), default=300, metavar="EPOCHS", help=text)
+    add("--sched", default="cosine", metavar="NAME", help="any of timm's schedules but plateau (default: cosine)")
+    text = "a layer's rate is that of the layer above times this (default: 1)"
+    add("--layer-decay", type=number(float, above=0, high=1), default=1.0, metavar="X", help=text)
+    text = "epochs in which the rate rises to --lr (default: 20)"
+    add("--warmup-epochs", type=_EPOCHS, default=20, metavar="EPOCHS", help=text)
+    add("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="rate that the warm-up begins with (default: 1e-6)")
+    add("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="rate that the schedule ends with (default: 1e-5)")
+    text = "epochs between two steps; of step, wsd and rsqrt (default: 30)"
+    add("--decay-epochs", type=_POSITIVE, default=30, metavar="EPOCHS", help=text)
+    text = "epochs at which multistep lowers the rate (default: 90 180 270)"
+    add("--decay-milestones", type=_EPOCHS, nargs="+", default=[90, 180, 270], metavar="EPOCH", help=text)
+    positive = number(float, above=0, high=1000)
+    text = "factor of step and multistep, the power of poly (default: 0.1)"
+    add("--decay-rate", "--dr", type=positive, default=0.1, metavar="X", help=text)
+    text = "share of the epochs after which the rate has noise, and until which (default: none)"
+    add("--lr-noise", type=_SHARE, nargs="+", metavar="SHARE", help=text)
+    text = "limit of the noise as a share of the rate (default: 0.67)"
+    add("--lr-noise-pct", type=number(float, low=0.01, high=1), default=0.67, metavar="X", help=text)
+    text = "standard deviation of the noise (default: 1)"
+    add("--lr-noise-std", type=number(float, above=0, high=10), default=1.0, metavar="X", help=text)
+    add("--cooldown-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
+    add("--patience-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
+
+
+def _add_distillation(parser):
+    add = parser.add_argument_group("distillation").add_argument
+    text = "learn from a teacher's logits (default: none)"
+    add("--distillation-type", default="none", choices=["none", "soft", "hard"], help=text)
+    text = "any model of this project or of timm (default: regnety_160)"
+    add("--teacher-model", default="regnety_160", metavar="NAME", help=text)
+    text = "the teacher's checkpoint, as of --resume (default: none, distillation needs it)"
+    add("--teacher-path", default="", metavar="PATH", help=text)
+    text = "the teacher's share of the loss, from 0 to 1 (default: 0.5)"
+    add("--distillation-alpha", type=_SHARE, default=0.5, metavar="X", help=text)
+    text = "temperature of soft (default: 1)"
+    add("--distillation-tau", type=number(float, low=0.01, high=1000), default=1.0, metavar="X", help=text)

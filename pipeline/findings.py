@@ -1,0 +1,161 @@
+"""What the pictures of a data set say about it: findings as plain numbers, for JSON, and as lines."""
+
+from collections import namedtuple
+
+import numpy
+
+from pipeline.inspection import MOST_NAMED
+from runtime.errors import printable, shown
+
+_IN_LINES = 10
+_CLASSES_SHOWN = 3
+
+# An ImageIndex, the Found of its pictures, a Sample of the other files, {class: why it cannot be listed}.
+Part = namedtuple("Part", "images found strangers closed")
+
+
+class Sample:
+    """Names, of which all are counted and the first MOST_NAMED kept."""
+
+    def __init__(self):
+        self.count, self.first = 0, []
+
+    def add(self, name):
+        self.count += 1
+        if len(self.first) < MOST_NAMED:
+            self.first.append(name)
+
+
+def findings_of(parts, input_size):
+    """All that is to be told of the {"train": Part, "val": Part}; "harmful" has a line for each kind of harm."""
+    names = {part: set(of.images.classes) | set(of.closed) for part, of in parts.items()}
+    findings = {part: _findings_of_part(of, input_size) for part, of in parts.items()}
+    findings["only_in_train"] = sorted(names["train"] - names["val"])
+    findings["only_in_val"] = sorted(names["val"] - names["train"])
+    findings["leaks"], findings["duplicates"] = _equal_files(parts)
+    findings["input_size"] = input_size
+    findings["harmful"] = _harm_of(findings)
+    return findings
+
+
+def _findings_of_part(part, input_size):
+    images, found = part.images, part.found
+    counts = numpy.bincount(images.targets, minlength=len(images.classes)).tolist()
+    ranked = sorted(zip(counts, images.classes))
+    return {
+        "folder": images.folder,
+        "images": len(images),
+        "broken": {
+            "count": found.broken_count,
+            "files": [{"file": _place(images, at), "reason": reason} for at, reason in found.first_broken.items()],
+        },
+        "classes": len(images.classes),
+        "empty_classes": [name for count, name in ranked if count == 0],
+        "smallest_classes": [[name, count] for count, name in ranked[:_CLASSES_SHOWN]],
+        "largest_classes": [[name, count] for count, name in reversed(ranked[-_CLASSES_SHOWN:])],
+        "closed_folders": part.closed,
+        "shorter_side": _sizes(found.sizes.min(axis=1)),
+        "longer_side": _sizes(found.sizes.max(axis=1)),
+        "smaller_than_input": int(((found.sizes.min(axis=1) < input_size) & (found.sizes[:, 0] > 0)).sum()),
+        "modes": dict(sorted(found.modes.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "no_images": {"count": part.strangers.count, "files": sorted(part.strangers.first)},
+    }
+
+
+def _place(images, number):
+    """The path of an image below train/ or val/."""
+    return images[number][0][len(images.folder) :].lstrip("/")
+
+
+def _sizes(sides):
+    sides = sides[sides > 0]
+    if not len(sides):
+        return None
+    return {"min": int(sides.min()), "median": float(numpy.median(sides)), "max": int(sides.max())}
+
+
+def _equal_files(parts):
+    """({"count", "groups"} of groups of equal files in both parts, the same of those within one)."""
+    numbers = {name: numpy.flatnonzero(part.found.sizes[:, 0] > 0) for name, part in parts.items()}
+    digests = numpy.concatenate([parts[name].found.digests[of] for name, of in numbers.items()])
+    places = numpy.concatenate([of for of in numbers.values()])
+    is_val = numpy.concatenate([numpy.full(len(of), name == "val") for name, of in numbers.items()])
+    order = numpy.lexsort((digests[:, 1], digests[:, 0]))
+    differs = (digests[order][1:] != digests[order][:-1]).any(axis=1)
+    starts = numpy.concatenate([[0], numpy.flatnonzero(differs) + 1, [len(order)]])
+    leaks, duplicates = {"count": 0, "groups": []}, {"count": 0, "groups": []}
+    for which in numpy.flatnonzero(numpy.diff(starts) > 1).tolist():
+        members = order[starts[which] : starts[which + 1]]
+        group = leaks if len(set(is_val[members].tolist())) > 1 else duplicates
+        group["count"] += 1
+        if len(group["groups"]) < MOST_NAMED:
+            named = [("val" if is_val[one] else "train", places[one]) for one in members[:MOST_NAMED].tolist()]
+            group["groups"].append(sorted(part + "/" + _place(parts[part].images, place) for part, place in named))
+    for group in (leaks, duplicates):
+        group["groups"].sort()
+    return leaks, duplicates
+
+
+def _harm_of(findings):
+    lines = []
+    for part in ("train", "val"):
+        found = findings[part]
+        told = [
+            (found["broken"]["count"], "%d broken image(s) in " + part),
+            (len(found["empty_classes"]), "%d class(es) without images in " + part),
+            (len(found["closed_folders"]), "%d class(es) that cannot be listed in " + part),
+        ]
+        lines += [form % count for count, form in told if count]
+    for key, form in (("only_in_train", "%d class(es) in train only"), ("only_in_val", "%d class(es) in val only")):
+        if findings[key]:
+            lines.append(form % len(findings[key]))
+    if findings["leaks"]["count"]:
+        lines.append("%d image(s) in train and val both" % findings["leaks"]["count"])
+    return lines
+
+
+def lines_of(findings):
+    """The findings for people."""
+    lines = []
+    for part in ("train", "val"):
+        lines += _lines_of_part(part, findings[part], findings["input_size"])
+    lines += _named("classes in train only", findings["only_in_train"])
+    lines += _named("classes in val only", findings["only_in_val"])
+    for key, title in (("leaks", "images in train and val both"), ("duplicates", "images more than once in one")):
+        groups = [" = ".join(shown(name) for name in group[:4]) for group in findings[key]["groups"]]
+        lines += _named(title, groups, findings[key]["count"], str)
+    if findings["harmful"]:
+        return lines + ["This would harm a training: " + "; ".join(findings["harmful"])]
+    return lines + ["Fit for training"]
+
+
+def _lines_of_part(part, found, input_size):
+    def classes(pairs):
+        return ", ".join("%s (%d)" % (printable(name), count) for name, count in pairs)
+
+    lines = ["%s: %d images of %d classes" % (part, found["images"], found["classes"])]
+    lines.append("    smallest classes  " + classes(found["smallest_classes"]))
+    lines.append("    largest classes   " + classes(found["largest_classes"]))
+    for key in ("shorter_side", "longer_side"):
+        if found[key]:
+            lines.append("    %-17s %d to %d pixels, median %g" % ((key.replace("_", " "),) + _in_order(found[key])))
+    lines.append("    below %4d pixels %d images" % (input_size, found["smaller_than_input"]))
+    lines.append("    modes             " + ", ".join("%s %d" % pair for pair in found["modes"].items()))
+    broken = ["%s (%s)" % (shown(one["file"]), one["reason"]) for one in found["broken"]["files"]]
+    lines += _named("broken", broken, found["broken"]["count"], str)
+    lines += _named("classes without images", found["empty_classes"])
+    lines += _named("cannot be listed", list(found["closed_folders"].values()), convert=printable)
+    return lines + _named("no images, passed over", found["no_images"]["files"], found["no_images"]["count"])
+
+
+def _in_order(sizes):
+    return sizes["min"], sizes["max"], sizes["median"]
+
+
+def _named(title, names, count=None, convert=shown):
+    """A line with the `count` (of all), and one for each of the first names."""
+    count = len(names) if count is None else count
+    if not count:
+        return []
+    lines = ["    %s: %d" % (title, count)] + ["        " + convert(name) for name in names[:_IN_LINES]]
+    return lines + (["        and %d more" % (count - _IN_LINES)] if count > _IN_LINES else [])

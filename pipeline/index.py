@@ -1,0 +1,210 @@
+"""Which images a data set holds: listed once, kept in one block of memory, and cached in a file."""
+
+import collections.abc
+import hashlib
+import json
+import logging
+import os
+import time
+import zlib
+
+import numpy
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from pipeline.reading import stamp_of, walk
+from runtime.errors import printable, shown
+
+FORMAT = 1
+RACY_NS = 2 * 10**9  # a folder changed less than this before it is listed may change again within the same time stamp
+_LONGEST_HEADER = 2**28  # in a file, bytes: JSON takes many times as much memory
+_SLASH, _DOT = b"/."
+
+
+class ImageIndex(collections.abc.Sequence):
+    """(path, class number) of every image below `folder`, in `block`: one uint8 array, of which nothing is copied.
+
+    The block is a line of JSON (padded to 8 bytes) and three arrays: where each name begins in the last one (int64, and
+    the end), the class numbers (int32), the names relative to the class folder (a null byte after each). Loader
+    processes share it: unlike a list of tuples, it is not written to by being read. An exception for another block.
+    """
+
+    def __init__(self, block, folder):
+        self.block, self.folder = block, folder
+        end = _header_length(block)
+        self.header = json.loads(block[:end].tobytes().decode("ascii"))
+        if self.header["format"] != FORMAT:
+            raise ValueError("its format is not %d" % FORMAT)
+        self.classes = self.header["classes"]
+        count, size = self.header["images"], self.header["bytes"]
+        ends = (end, end + 8 * (count + 1), end + 12 * count + 8, end + 12 * count + 8 + size)
+        if ends[-1] != len(block):
+            raise ValueError("it has %d bytes instead of %d" % (len(block), ends[-1]))
+        plain = block.view(numpy.ndarray)  # a memmap's parts are slow to make
+        self._offsets = plain[ends[0] : ends[1]].view(numpy.int64)
+        self.targets = plain[ends[1] : ends[2]].view(numpy.int32)
+        self._names = plain[ends[2] : ends[3]]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, number):
+        count = len(self.targets)
+        if not -count <= number < count:
+            raise IndexError("image %d of %d" % (number, count))
+        number %= count
+        start, after = self._offsets[number : number + 2].tolist()
+        target = self.targets[number].item()
+        name = os.fsdecode(self._names[start : after - 1].tobytes())
+        return os.path.join(self.folder, self.classes[target], name), target
+
+    def __eq__(self, other):
+        if not isinstance(other, collections.abc.Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other))
+
+    __hash__ = None
+
+    def __reduce__(self):  # for loader processes that are not forked: the block once, not its parts too
+        return ImageIndex, (self.block.view(numpy.ndarray), self.folder)
+
+    def empty_classes(self):
+        """The numbers of the classes without an image."""
+        return numpy.flatnonzero(numpy.bincount(self.targets, minlength=len(self.classes)) == 0).tolist()
+
+    def check(self):
+        """ValueError where the block has changed since it was made, or names what lies outside of the class folders."""
+        if zlib.crc32(self._names, zlib.crc32(self.targets, zlib.crc32(self._offsets))) != self.header["checksum"]:
+            raise ValueError("its checksum is wrong")
+        starts, ends = self._offsets[:-1], self._offsets[1:]
+        if self._offsets[0] != 0 or self._offsets[-1] != len(self._names) or not (starts < ends).all():
+            raise ValueError("its names are out of order")
+        if self._names[ends - 1].any() or numpy.count_nonzero(self._names) != len(self._names) - len(self):
+            raise ValueError("its names do not end where it says")
+        if len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
+            raise ValueError("its class numbers are wrong")
+        if self._escapes(starts):
+            raise ValueError("it names files outside of the class folders")
+
+    def _escapes(self, starts):
+        """Whether a name is absolute or has a part ".."; for names without a slash that is soon said."""
+        if not (self._names == _SLASH).any() and not (self._names[starts] == _DOT).any():
+            return False
+        names = b"\0" + self._names.tobytes()
+        return any(piece in names for piece in (b"\0/", b"\0../", b"/../", b"/..\0", b"\0..\0"))
+
+    def holds_still(self, classes):
+        """Whether it lists `folder` as that is now: no folder in it has changed since. OSError where one is gone."""
+        if self.header["folder"] != os.path.abspath(self.folder) or self.header["classes"] != list(classes):
+            return False
+        stamps = self.header["stamps"]
+        return all(stamp_of(os.path.join(self.folder, inner)) == tuple(stamp) for inner, stamp in stamps)
+
+
+def _header_length(block):
+    for start in range(0, len(block), 2**16):
+        end = block[start : start + 2**16].tobytes().find(b"\n")
+        if end >= 0:
+            return start + end + 1
+    raise ValueError("it has no header")
+
+
+def list_images(folder, classes, tick=lambda: None):
+    """The ImageIndex of `folder`, in torchvision ImageFolder's order; `tick()` is called after each folder in it.
+
+    UserError for a folder that cannot be listed, and for links that lead back to where they are.
+    """
+    began = time.time_ns()
+    stamps, counts, names = [("", stamp_of(folder))], [], []
+    for name in classes:
+        listed = []
+        for inner, stamp, files in walk(os.path.join(folder, name)):
+            stamps.append((os.path.join(name, inner), stamp))
+            listed.append((inner, [file for file in files if file.lower().endswith(IMG_EXTENSIONS)]))
+            tick()
+        for inner, files in sorted(listed):
+            prefix = os.path.join(inner, "")
+            names.append(os.fsencode("".join([prefix + file + "\0" for file in sorted(files)])))
+        counts.append(sum(len(files) for _, files in listed))
+    is_racy = max(max(stamp) for _, stamp in stamps) > began - RACY_NS
+    header = {"format": FORMAT, "folder": os.path.abspath(folder), "classes": list(classes)}
+    header["stamps"] = None if is_racy else stamps
+    return ImageIndex(_block(header, counts, b"".join(names)), folder)
+
+
+def _block(header, counts, names):
+    names = numpy.frombuffer(names, numpy.uint8)
+    offsets = numpy.append(0, numpy.flatnonzero(names == 0) + 1).astype(numpy.int64)
+    targets = numpy.repeat(numpy.arange(len(counts), dtype=numpy.int32), counts)
+    checksum = zlib.crc32(names, zlib.crc32(targets, zlib.crc32(offsets)))
+    line = json.dumps(dict(header, images=len(targets), bytes=len(names), checksum=checksum))
+    line += " " * (-(len(line) + 1) % 8) + "\n"
+    block = b"".join([line.encode("ascii"), offsets.tobytes(), targets.tobytes(), names.tobytes()])
+    return numpy.frombuffer(block, numpy.uint8)
+
+
+def find(folder, classes, cache, tick):
+    """The block of the ImageIndex of `folder`: from the folder `cache`, where that has one which holds still."""
+    if cache:
+        path = cache_path(cache, folder)
+        found = _read(path, folder, classes)
+        if found is not None:
+            logging.getLogger().info("the images of %s are those of the index in %s", shown(folder), shown(path))
+            return found
+    return list_images(folder, classes, tick).block
+
+
+def cache_path(cache, folder):
+    """Where the index of `folder` lies in the folder `cache`."""
+    absolute = os.path.abspath(folder)
+    digest = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:16]
+    return os.path.join(cache, "index.%s.%s" % (os.path.basename(absolute), digest))
+
+
+def _read(path, folder, classes):
+    """The block in the file `path`, mapped; None where there is none, or none that can be used."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
+    try:
+        block = numpy.memmap(path, numpy.uint8, mode="r")
+        if _header_length(block) > _LONGEST_HEADER:
+            raise ValueError("its header is too long")
+        index = ImageIndex(block, folder)
+        index.check()
+        if index.holds_still(classes):
+            return index.block
+        why = "the folder has changed"
+    except Exception as error:  # a header may be any JSON, and a folder may be gone
+        why = printable(str(error)) or type(error).__name__
+    logging.getLogger().warning("%s is listed anew: of the index in %s, %s", shown(folder), shown(path), why)
+    return None
+
+
+def keep(index, cache):
+    """Write `index` into the folder `cache` for the next run, unless it comes from there, or its folder was changing.
+
+    A warning where it cannot be written.
+    """
+    path = cache_path(cache, index.folder)
+    comes_from_there = isinstance(index.block, numpy.memmap) and os.path.exists(path)
+    if comes_from_there or index.header["stamps"] is None:
+        return
+    temporary = "%s.%s.tmp" % (path, os.urandom(4).hex())  # several runs may write it at the same time
+    try:
+        os.makedirs(cache, exist_ok=True)
+        _write(temporary, index.block)
+        os.replace(temporary, path)
+    except OSError as error:
+        logging.getLogger().warning("the index %s cannot be written: %s", shown(path), error.strerror)
+        _remove(temporary)
+
+
+def _write(path, block):
+    with open(path, "wb") as file:
+        file.write(block)
+
+
+def _remove(path):
+    try:
+        os.unlink(path)
+    except OSError:  # there is none, or its disk is read-only
+        pass

@@ -1,0 +1,90 @@
+"""What a training would meet in each file of a data set: decoded by loader processes, kept as some bytes a picture."""
+
+import hashlib
+
+import numpy
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from pipeline.transforms import SMALL_SIZE
+from pipeline.batches import means_a_lost_process
+from pipeline.reading import BoundedResize, open_picture, open_regular, take_up, why
+from runtime.errors import RunError, reason
+from runtime.stops import leave_to_parent
+
+MOST_NAMED = 1000  # files of a kind that are named; all are counted
+_BATCH = 32
+_DIGEST_BYTES = 16
+
+
+class PictureFiles(Dataset):
+    """(digest of the file, width, height, mode, "") of each of the `images`, (path, class number); where a training at
+    `input_size` pixels could not read it, the last is the reason and the others are empty."""
+
+    def __init__(self, images, input_size, is_train):
+        self.images = images
+        is_resized = input_size <= SMALL_SIZE or not is_train  # otherwise a part of it is cropped first
+        self.resize = BoundedResize(int(256 / 224 * input_size)) if is_resized else None
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, number):
+        try:
+            with open_regular(self.images[number][0]) as file:
+                digest = take_up(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
+                file.seek(0)
+                picture = open_picture(file)
+                mode = picture.mode
+                width, height = picture.convert("RGB").size
+            if self.resize is not None:
+                self.resize.goal(width, height)
+        except Exception as error:  # decoders raise nearly anything
+            return b"", 0, 0, "", why(error)
+        return digest, width, height, mode, ""
+
+
+class Found:
+    """What was found in the pictures of one folder, 24 bytes each: `digests` (n, 2) uint64 and `sizes` (n, 2) int32 of
+    width and height, 0 where a file is broken; how many are, {number: reason} of the first, and {mode: count}."""
+
+    def __init__(self, count):
+        self.digests = numpy.zeros((count, 2), numpy.uint64)
+        self.sizes = numpy.zeros((count, 2), numpy.int32)
+        self.broken_count, self.first_broken, self.modes = 0, {}, {}
+
+    def note(self, number, digest, width, height, mode, reason):
+        if reason:
+            self.broken_count += 1
+            if self.broken_count <= MOST_NAMED:
+                self.first_broken[number] = reason
+            return
+        self.digests[number] = numpy.frombuffer(digest, numpy.uint64)
+        self.sizes[number] = width, height
+        self.modes[mode] = self.modes.get(mode, 0) + 1
+
+
+def look_at(images, input_size, is_train, workers, name):
+    """The Found of `images`, with a progress bar called `name` on a terminal; RunError where a process is lost."""
+    found = Found(len(images))
+    loader = DataLoader(
+        PictureFiles(images, input_size, is_train),
+        batch_size=_BATCH,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=leave_to_parent,
+    )
+    number = 0
+    with tqdm(total=len(images), desc=name, unit="image", disable=None) as bar:
+        try:
+            for batch in loader:
+                for result in batch:
+                    found.note(number, *result)
+                    number += 1
+                bar.update(len(batch))
+        except (RuntimeError, OSError, EOFError) as error:
+            if not means_a_lost_process(error):
+                raise
+            message = "a process was lost while it decoded the images of %s from number %d on (%s): lower --num-workers"
+            raise RunError(message % (name, number, reason(error))) from None
+    return found

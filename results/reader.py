@@ -1,0 +1,145 @@
+"""What is left of a run in its folder, whole or not: its rows, summary, options, and the numbers of its classes."""
+
+import json
+import math
+import os
+import re
+
+from options import config_files
+from results import folder, record
+from runtime.errors import UserError, printable, shown
+
+
+class RunFolder:
+    """A run's folder as far as it can be read; `notes` says what could not. UserError where `path` holds no run."""
+
+    def __init__(self, path):
+        if not os.path.isdir(path):
+            raise UserError("%s: no such folder; name the --output-dir of a run" % shown(path))
+        if not any(os.path.isfile(os.path.join(path, name)) for name in (record.ROWS, record.SUMMARY, folder.CONFIG)):
+            message = "%s holds no run: there is no %s, %s or %s"
+            raise UserError(message % (shown(path), record.ROWS, record.SUMMARY, folder.CONFIG))
+        self.path, self.notes = path, []
+        self.rows = self._read_rows()
+        self.summary = self._read_json(record.SUMMARY)
+        self.options, self.versions = self._read_options()
+        self.evaluation = self._read_evaluation()
+        if not self.rows:
+            self.notes.append("no epoch has been finished")
+
+    @property
+    def name(self):
+        return shown(self.path)
+
+    @property
+    def status(self):
+        """ "complete", "running or stopped", or "unknown"."""
+        names = {"running": "running or stopped", "complete": "complete"}
+        return names.get(str(self.summary.get("status")), "unknown")
+
+    def series(self, key):
+        """[(epoch, value)] of what the rows tell under `key`, NaN where a value is not finite."""
+        values = [(epoch, row.get(key)) for epoch, row in sorted(self.rows.items())]
+        return [(epoch, float(value)) for epoch, value in values if is_number(value)]
+
+    def best(self):
+        """(epoch, Acc@1 in percent) of the best epoch, the first among equals; None where no epoch is known."""
+        pairs = [(epoch, value) for epoch, value in self.series("test_acc1") if math.isfinite(value)]
+        return max(pairs, key=lambda pair: (pair[1], -pair[0])) if pairs else None
+
+    def _text(self, name):
+        """The text of the file `name`, None where there is none."""
+        path = os.path.join(self.path, name)
+        if not os.path.isfile(path):  # a pipe would be waited for
+            return None
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError as error:
+            self.notes.append("%s cannot be read: %s" % (name, error.strerror))
+            return None
+
+    def _read_json(self, name):
+        """The JSON object in the file `name`, {} where there is none."""
+        text = self._text(name)
+        if text is None:
+            return {}
+        found = _parsed(text)
+        if isinstance(found, dict):
+            return found
+        self.notes.append("%s is damaged: it holds no JSON object" % name)
+        return {}
+
+    def _read_rows(self):
+        """{epoch: row}; of an epoch that is there twice the later one."""
+        rows, damaged = {}, 0
+        for line in (self._text(record.ROWS) or "").splitlines():
+            row = _parsed(line)
+            epoch = row.get("epoch") if isinstance(row, dict) else None
+            if isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < 10**9:
+                rows[epoch] = row
+            elif line.strip():
+                damaged += 1
+        if damaged:
+            self.notes.append("%s: %d damaged line(s) are left out" % (record.ROWS, damaged))
+        return rows
+
+    def _read_options(self):
+        """({option: value}, the versions that the run began with or "")."""
+        text = self._text(folder.CONFIG)
+        if text is None:
+            return {}, ""
+        found = re.match(r"#[^\n]*\((torch [^)\n]*)\)", text)
+        try:
+            options = config_files.read_config(os.path.join(self.path, folder.CONFIG))
+        except UserError as error:
+            self.notes.append("%s is damaged: %s" % (folder.CONFIG, printable(str(error))))
+            options = {}
+        return options, found.group(1) if found else ""
+
+    def _read_evaluation(self):
+        """What --per-class wrote, {} where it is not there or is not of that form."""
+        found = self._read_json(folder.EVALUATION)
+        if not found or _is_evaluation(found):
+            return found
+        self.notes.append("%s is damaged: it is not what --per-class writes" % folder.EVALUATION)
+        return {}
+
+
+def _parsed(text):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_number(value):
+    """Whether `value` is a number, of a size that can be drawn; NaN and infinities are."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 10**18
+    return isinstance(value, float)
+
+
+def _is_evaluation(found):
+    rows, pairs, matrix = found.get("per_class"), found.get("confused"), found.get("confusion")
+    if not (isinstance(rows, list) and all(_has(row, ("images", "correct"), ("name",)) for row in rows)):
+        return False
+    if not (
+        isinstance(pairs, list) and all(_has(pair, ("images", "percent"), ("true", "predicted")) for pair in pairs)
+    ):
+        return False
+    if matrix is None:
+        return True
+    is_square = isinstance(matrix, list) and len(matrix) == len(rows)
+    return (
+        is_square
+        and all(isinstance(row, list) and len(row) == len(rows) for row in matrix)
+        and all(is_number(value) for row in matrix for value in row)
+    )
+
+
+def _has(row, numbers, texts):
+    """Whether `row` is a dictionary with these numbers and texts."""
+    if not isinstance(row, dict):
+        return False
+    return all(is_number(row.get(key)) for key in numbers) and all(isinstance(row.get(key), str) for key in texts)

@@ -1,0 +1,135 @@
+"""How every program of this project ends: an exit status, and one line on stderr for whatever went wrong.
+
+Importing this module does not import torch, so that a program can refuse a bad command line at once.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+
+from runtime.errors import (
+    RunError,
+    Stopped,
+    UserError,
+    failed_to_compile,
+    lost_a_peer,
+    one_line,
+    out_of_memory,
+    reason,
+)
+from runtime.stops import end_loaders, name_of
+
+LAUNCHER_SECONDS = 5  # in which a launcher ends the processes that are left after one has failed
+
+
+def run_program(name, run, argv=None, interrupted="interrupted", memory_advice=""):
+    """Call `run(argv)`, which returns an exit status or None for 0, and return the exit status of the program.
+
+    2 stands for bad input, 1 for a run that failed, 128 + N for signal N (130 for Ctrl-C, reported as `interrupted`),
+    141 for a stdout that nobody reads any more. `argv` defaults to the process's own; `memory_advice` ends
+    the report of a lack of memory.
+    """
+    try:
+        status = run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status or 0
+    except (KeyboardInterrupt, Exception) as error:
+        return _status_of(name, error, interrupted, memory_advice)
+    finally:
+        end_loaders()
+
+
+def _status_of(name, error, interrupted, memory_advice):
+    """Report the exception that is being handled, and return the exit status that it stands for."""
+    if isinstance(error, (UserError, RunError)):
+        status, kind = (2, "error") if isinstance(error, UserError) else (1, "failed")
+        if error.one_rank or _is_first_of_its_machine():
+            report(name, "%s: %s" % (kind, error))
+        return status
+    if isinstance(error, Stopped):
+        if _is_first_of_its_machine():
+            report(name, "stopped by %s; %s" % (name_of(error.number), _what_is_saved(error)))
+        return 128 + error.number
+    if isinstance(error, KeyboardInterrupt):
+        if _is_first_of_its_machine():
+            report(name, interrupted)
+        return 130
+    if not _stdout_works() and isinstance(error, BrokenPipeError):
+        return 141
+    _report_unexpected(name, error, memory_advice)
+    return 1
+
+
+def _is_first_of_its_machine():
+    return not re.fullmatch("0*[1-9][0-9]*", os.environ.get("LOCAL_RANK", "0"))
+
+
+def _what_is_saved(stop):
+    return "run the same command again to resume" if stop.is_saved else "nothing is saved, for want of --output-dir"
+
+
+def _stdout_works():
+    """Flush stdout; where that fails, stop Python from trying once more, with a traceback, when it ends."""
+    try:
+        sys.stdout.flush()
+        return True
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+
+
+def _report_unexpected(name, error, memory_advice):
+    """Report one line where memory, a peer or a file is at fault, otherwise the traceback."""
+    if lost_a_peer(error):
+        time.sleep(LAUNCHER_SECONDS)  # the launcher ends this process meanwhile; the rank that failed has told why
+        report(name, "failed: another process of the run is gone (%s)" % _first_line(error))
+    elif out_of_memory(error):
+        report(name, "failed: out of memory (%s)%s" % (reason(error), memory_advice and ": " + memory_advice))
+    elif failed_to_compile(error):
+        report(name, "failed: torch.compile: %s: use --compile off" % _first_line(error))
+    elif isinstance(error, OSError):
+        report(name, "failed: %s" % error)
+    else:
+        _write("%s: %s" % (name, traceback.format_exc().rstrip()))
+
+
+def _first_line(error):
+    return str(error).strip().split("\n")[0]
+
+
+def report(name, text):
+    """Write one line of the program `name` to stderr, and to the log file where one is open."""
+    _write("%s: %s" % (name, one_line(text)))
+
+
+def _write(text):
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()  # Python before 3.9 keeps it back where stderr is no terminal
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            try:
+                handler.stream.write(text + "\n")
+                handler.flush()
+            except OSError:
+                pass  # it is on stderr in any case
+
+
+@contextlib.contextmanager
+def slow_imports():
+    """Let Ctrl-C end the process at once, without a traceback, during imports that take seconds."""
+    is_default = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,206 @@
+"""benchmark.py: rates against a clock that is turned by hand, its command line, and what it leaves."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+if not hasattr(torch, "compile"):
+    pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
+
+import benchmark
+from benchmarks import photos, project, report, timing
+from options.command_line import Parser
+
+ROWS = [
+    {"setting": "plain", "measure": "speed", "value": 10.0, "unit": "images/s", "ratio": 1.0, "low": 0.9, "high": 1.1},
+    {"setting": "ours", "measure": "speed", "value": 25.0, "unit": "images/s", "ratio": 2.5},
+    {"setting": "alone", "measure": "time", "value": 3.0, "unit": "s", "ratio": None},
+]
+
+
+class Clock:
+    """Stands in for the module time."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def worker(clock, name, images, seconds, calls):
+    """A function that takes `seconds()` on the clock for `images` images."""
+
+    def work():
+        calls.append(name)
+        clock.now += seconds()
+        return images
+
+    return work
+
+
+def test_rates_of_peers(clock):
+    calls = []
+    peers = {
+        "a": worker(clock, "a", 8, lambda: 2.0, calls),
+        "b": worker(clock, "b", 8, lambda: 4.0, calls),
+    }
+    rates = timing.alternate(peers, rounds=3, seconds=7)
+    assert rates == {"a": [4.0] * 3, "b": [2.0] * 3}
+    warm_up, once = ["a"] * 4 + ["b"] * 2, ["a"] * 4 + ["b"] * 2
+    assert calls == warm_up + once + once[::-1] + once
+
+
+def test_work_that_takes_longer_than_a_round_is_done_once(clock):
+    calls = []
+    assert timing.alternate({"a": worker(clock, "a", 8, lambda: 100.0, calls)}, 2, 7) == {"a": [0.08, 0.08]}
+    assert calls == ["a"] * 3
+
+
+def test_a_machine_that_becomes_slower_does_not_change_the_ratio(clock):
+    peers = {
+        "plain": worker(clock, "plain", 1, lambda: 2.0 if clock.now < 100 else 8.0, []),
+        "ours": worker(clock, "ours", 1, lambda: 1.0 if clock.now < 100 else 4.0, []),
+    }
+    found = timing.summary(timing.alternate(peers, rounds=9, seconds=8), "plain")
+    assert found["plain"]["ratio"] == 1.0
+    assert found["ours"]["ratio"] == pytest.approx(2.0)
+    assert found["ours"]["rate"] == pytest.approx(2 * found["plain"]["rate"])
+
+
+def test_quartiles_are_of_the_ratios():
+    rates = {"plain": [1.0, 2.0, 4.0, 8.0, 16.0], "ours": [1.0, 4.0, 12.0, 32.0, 80.0]}
+    assert timing.summary(rates, "plain")["ours"] == {"rate": 12.0, "ratio": 3.0, "low": 2.0, "high": 4.0}
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A benchmark called "step" that measures nothing and gives ROWS."""
+    module = types.ModuleType("benchmarks.step")
+    module.add_arguments = lambda parser: parser.add_argument("--rounds", type=int, default=1)
+    module.run = lambda options: ROWS
+    monkeypatch.setitem(sys.modules, "benchmarks.step", module)
+
+
+def test_a_table_under_the_hardware(command, capsys):
+    assert benchmark.main(["step"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "step: benchmark.py step"
+    assert "usable cores" in lines[1]
+    assert "torch %s" % torch.__version__.split("+")[0] in lines[3]
+    assert lines[6].split() == ["plain", "speed", "10", "images/s", "1.000", "0.900", "to", "1.100"]
+    assert lines[8].split() == ["alone", "time", "3", "s", "-"]
+
+
+def test_output_is_a_json_file_and_a_chart(command, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert benchmark.main(["step", "--output", str(tmp_path / "new"), "--rounds=2"]) == 0
+    record = json.loads((tmp_path / "new" / "step.json").read_text())
+    assert record["rows"] == ROWS
+    assert record["command"] == "benchmark.py step --output %s --rounds=2" % (tmp_path / "new")
+    assert set(record) == {"benchmark", "date", "command", "hardware", "rows"}
+    assert (tmp_path / "new" / "step.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_json_file_is_written(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert benchmark.main(["step", "--output", str(tmp_path)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
+    assert "no chart: install matplotlib (python -m pip install matplotlib)" in capsys.readouterr().out
+
+
+def test_rows_without_a_ratio_give_no_chart(tmp_path):
+    report.draw("step", report.hardware(), ROWS[2:], str(tmp_path / "step.png"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ([], "no command is given; choose from step, data"),
+        (["nothing"], "nothing is no command; choose from step, data, e2e, start, ledger, scale, project"),
+        (["step", "--round", "1"], "unknown option --round; did you mean --rounds?"),
+        (["step", "--rounds", "x"], "--rounds: invalid int value: 'x'"),
+        (["step", "--output", "/proc/none"], "--output /proc/none: No such file or directory"),
+        (["ledger", "--model", "other"], "--model other is unknown"),
+        (["ledger", "--input-size", "33"], "--input-size 33: image_size 33 is not a multiple of 32"),
+        (["ledger", "--batch-size", "0"], "--batch-size: must be at least 1"),
+    ],
+)
+def test_bad_input_ends_with_one_line(command, words, text, capsys):
+    assert benchmark.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark.py: error: " + text)
+    assert error.count("\n") == 1
+
+
+def test_the_overview_lists_every_command(capsys):
+    assert benchmark.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all("\n  %-8s%s" % row in text for row in benchmark.COMMANDS.items())
+
+
+def test_a_projection_adds_the_exchange_to_the_step():
+    parser = Parser("project")
+    project.add_arguments(parser)
+    words = ["--rate=100", "--batch-size=50", "--cards", "1", "2", "4", "--cards-per-node=2", "--latency=5000"]
+    args = parser.parse_args([*words, "--node-link=1", "--network-link=0.5", "--model=smlpnet_tiny"])
+    size = project.gradient_bytes("smlpnet_tiny")
+    assert size == 4 * 24_123_584
+    exchanges = [0, size / 1e9 + 2 * 0.005, 1.5 * size / 0.5e9 + 6 * 0.005]
+    rows = project.run(args)
+    assert [row["value"] for row in rows[1:]] == pytest.approx(
+        [cards * 50 / (0.5 + seconds) for cards, seconds in zip((1, 2, 4), exchanges)]
+    )
+    assert [row["ratio"] for row in rows[1:]] == pytest.approx([0.5 / (0.5 + seconds) for seconds in exchanges])
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 12 photographs, 4 of them for validation."""
+    root = str(tmp_path_factory.mktemp("photos"))
+    photos.write_photos(root, train=8, val=4, classes=2)
+    return root
+
+
+@pytest.mark.parametrize(
+    "words, baseline",
+    [
+        (["step", "--device=cpu", "--precision=float32", "--batch-size=2", "--input-size=32"], "train float32 plain"),
+        (["data", "--batch-size=4", "--input-size=32", "--num-workers=0"], "train on one core: published"),
+        (["e2e", "--device=cpu", "--batch-size=4", "--input-size=32", "--steps=2"], "steps alone"),
+        (["start", "--files=2000"], "torchvision ImageFolder"),
+    ],
+)
+def test_each_command_measures_and_prints(words, baseline, pictures, tmp_path, capsys):
+    if words[0] in ("step", "data"):
+        words += ["--rounds=1", "--seconds=0"]
+    if words[0] in ("data", "e2e"):
+        words += ["--data-path=" + pictures]
+    threads = torch.get_num_threads()
+    try:
+        assert benchmark.main(words + ["--output=%s" % tmp_path]) == 0, capsys.readouterr().err
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / (words[0] + ".json")).read_text())["rows"]
+    assert next(row["ratio"] for row in rows if row["setting"].endswith(baseline)) == pytest.approx(1)
+    assert all(row["value"] > 0 for row in rows if row["unit"] != "%")
+    assert len(rows) > 1 and baseline in capsys.readouterr().out
+
+
+def test_the_ledger_as_a_program_of_its_own():
+    words = [sys.executable, benchmark.__file__, "ledger", "--mode=eval", "--batch-size=2", "--input-size=32"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ours: total" in done.stdout

@@ -1,0 +1,140 @@
+"""Files that want to run code, and addresses that want to be fetched: refused on every torch."""
+
+import argparse
+import hashlib
+import http.server
+import os
+import pickle
+import shutil
+import ssl
+import subprocess
+import threading
+
+import pytest
+import torch
+from hostile import harms
+
+from checkpoints import download, store
+from checkpoints.tensors_only import TensorsOnly
+from runtime.errors import UserError
+
+HAS_ZIP_OPTION = "_use_new_zipfile_serialization" in torch.save.__code__.co_varnames
+
+
+@pytest.mark.parametrize("place", ["model", "args", "optimizer", "whole"])
+@pytest.mark.parametrize("kind", sorted(harms("")))
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_runs_code_is_refused(tmp_path, kind, place, legacy):
+    harm = harms(tmp_path)[kind]
+    content = harm if place == "whole" else dict({"model": {"w": torch.ones(2)}}, **{place: harm})
+    options = {"_use_new_zipfile_serialization": not legacy} if HAS_ZIP_OPTION else {}
+    path = str(tmp_path / "c.pth")
+    torch.save(content, path, **options)
+    with pytest.raises(UserError, match="which a checkpoint may not"):
+        store.load(path)
+    assert os.listdir(str(tmp_path)) == ["c.pth"]
+
+
+@pytest.mark.parametrize("kind", sorted(harms("")))
+def test_a_bare_pickle_that_runs_code_is_refused(tmp_path, kind):
+    path = str(tmp_path / "c.pth")
+    with open(path, "wb") as file:
+        pickle.dump(harms(tmp_path)[kind], file)
+    with pytest.raises(UserError, match=r"c\.pth is not a readable checkpoint"):
+        store.load(path)
+    assert os.listdir(str(tmp_path)) == ["c.pth"]
+
+
+def test_restricted_unpickler_for_old_torch(tmp_path):
+    """What stands in for weights_only before torch 2.5, tried on this torch."""
+    path = str(tmp_path / "c.pth")
+    options = {"weights_only": False} if hasattr(torch.serialization, "safe_globals") else {}
+    good = {"model": {"w": torch.arange(3), "h": torch.ones(2, dtype=torch.float16)}, "args": argparse.Namespace(a=1)}
+    torch.save(good, path)
+    loaded = torch.load(path, pickle_module=TensorsOnly, **options)
+    assert loaded["args"] == good["args"] and torch.equal(loaded["model"]["w"], good["model"]["w"])
+    for harm in harms(tmp_path).values():
+        torch.save({"model": harm}, path)
+        with pytest.raises(pickle.UnpicklingError, match="which a checkpoint may not"):
+            torch.load(path, pickle_module=TensorsOnly, **options)
+    assert os.listdir(str(tmp_path)) == ["c.pth"]
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    path = str(tmp_path / "c.pth")
+    torch.jit.script(torch.nn.Linear(1, 1)).save(path)
+    with pytest.raises(UserError, match="TorchScript"):
+        store.load(path)
+
+
+@pytest.mark.parametrize(
+    "url, reason",
+    [
+        ("http://localhost/c-0123456789abcdef.pth", "by https only"),
+        ("ftp://localhost/c-0123456789abcdef.pth", "by https only"),
+        ("file:///etc/passwd#sha256=" + 64 * "0", "by https only"),
+        ("https://localhost/c.pth", "append #sha256="),
+        ("https://localhost/c.pth#sha256=123", "append #sha256="),
+        ("https:///c-0123456789abcdef.pth", "by https only"),
+        ("https://localhost:1/c-0123456789abcdef.pth", "cannot be fetched"),
+    ],
+)
+def test_only_https_with_a_hash_is_fetched(url, reason):
+    with pytest.raises(UserError, match=reason):
+        store.resolve(url)
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """(address of a local https server, its folder); torch.hub's folder is a temporary one."""
+    if not shutil.which("openssl"):
+        pytest.skip("NOT CHECKED: no openssl to make a certificate with")
+    key, certificate, folder = (str(tmp_path / name) for name in ("key", "certificate", "served"))
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    os.mkdir(folder)
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return os.path.join(folder, os.path.basename(path))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield "https://localhost:%d/" % server.server_address[1], folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_checkpoint_is_fetched_once_and_checked(served, tmp_path):
+    address, folder = served
+    path = os.path.join(folder, "c.pth")
+    torch.save({"model": {"w": torch.ones(2)}}, path)
+    with open(path, "rb") as file:
+        digits = hashlib.sha256(file.read()).hexdigest()
+    fetched = store.resolve(address + "c.pth#sha256=" + digits)
+    assert store.load(fetched)["model"]["w"].sum() == 2
+    named = "c-%s.pth" % digits[:10]
+    os.rename(path, os.path.join(folder, named))
+    assert store.load(store.resolve(address + named))["model"]["w"].sum() == 2
+    os.unlink(os.path.join(folder, named))
+    assert store.resolve(address + "c.pth#sha256=" + digits) == fetched  # it is not fetched again
+    with pytest.raises(UserError, match="cannot be fetched"):
+        store.resolve(address + "other.pth#sha256=" + digits)
+
+
+def test_a_file_with_another_hash_is_refused(served, tmp_path):
+    address, folder = served
+    torch.save({"model": {"w": torch.ones(2)}}, os.path.join(folder, "c.pth"))
+    with pytest.raises(UserError, match="hash"):
+        download.fetch(address + "c.pth#sha256=" + 64 * "0")
+    assert not [name for _, _, names in os.walk(str(tmp_path / "hub")) for name in names]

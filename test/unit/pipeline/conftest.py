@@ -1,0 +1,54 @@
+"""Fixtures of the tests of pipeline/."""
+
+import logging
+import os
+import signal
+
+import pytest
+from index_caches import settle, touch
+
+from pipeline import index
+
+
+@pytest.fixture
+def no_hang():
+    """Fail a test that waits for ever."""
+
+    def fail(number, frame):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def heard(caplog):
+    """Record warnings, whatever level an earlier test has left."""
+    caplog.set_level(logging.WARNING)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Take what has been still for 10 ms to be still, so that the tests need not wait for 2 s."""
+    monkeypatch.setattr(index, "RACY_NS", 10**7)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Two classes of some files, folders in folders among them, and a link to a folder elsewhere."""
+    root = tmp_path / "data" / "train"
+    for name in ("a/2.png", "a/10.JPEG", "a/notes.txt", "a/in/x.jpg", "a/in-2/x.jpg", "a/in/deep/y.webp", "b/1.png"):
+        touch(root, name)
+    touch(tmp_path / "elsewhere" / "z.png")
+    os.symlink(str(tmp_path / "elsewhere"), str(root / "b" / "link"))
+    settle()
+    return str(root)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """The folder of a cache, which is not there."""
+    return str(tmp_path / "cache")

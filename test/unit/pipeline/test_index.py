@@ -1,0 +1,267 @@
+"""The index of the images: ImageFolder's order, and a cache that is used only while it is right."""
+
+import errno
+import logging
+import os
+import pickle
+import shutil
+import tempfile
+import time
+import types
+
+import numpy
+import pytest
+from folders import names_below
+from image_folders import make_folder
+from index_caches import cached, found, is_hit, listed, settle, touch
+from loaders import load
+from odd_pictures import odd_names
+from permissions import nobody
+from torchvision.datasets import ImageFolder
+
+import datasets
+from options import parsing
+from pipeline import index
+from runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("heard", "hasty")
+
+
+def test_order_is_image_folder_s(tree):
+    images = listed(tree)
+    assert images == ImageFolder(tree).samples and len(images) == 7
+    assert [target for _, target in images] == images.targets.tolist()
+
+
+def test_odd_names_keep_their_order(tmp_path):
+    for number, name in enumerate(odd_names()):
+        touch(tmp_path, name, "x.png")
+        touch(tmp_path, "one", name + ".png")
+        touch(tmp_path, "two", name, "%d.JPG" % number)
+    assert listed(str(tmp_path)) == ImageFolder(str(tmp_path)).samples
+
+
+def test_it_is_a_sequence_that_cannot_be_changed(tree):
+    images, paths = listed(tree), ImageFolder(tree).samples
+    assert images[-1] == paths[-1] and images[-len(paths)] == paths[0] and paths[3] in images
+    for number in (len(paths), -len(paths) - 1):
+        with pytest.raises(IndexError):
+            images[number]
+    assert images != paths[:-1] and images != paths[1:] + paths[:1]
+    for array in (images.block, images.targets, images._names, images._offsets):
+        assert not array.flags.writeable
+
+
+def test_a_loader_process_that_is_not_forked_gets_it_too(tree, cache):
+    cached(tree, cache)
+    images = found(tree, cache)
+    sent = pickle.loads(pickle.dumps(images))
+    assert sent == images and numpy.shares_memory(sent.block, sent._names)  # the names are not sent twice
+
+
+def test_classes_without_images(tmp_path):
+    touch(tmp_path, "b", "x.png")
+    os.makedirs(str(tmp_path / "a"))
+    assert index.list_images(str(tmp_path), ["a", "b", "c"]).empty_classes() == [0, 2]
+    assert index.list_images(str(tmp_path), ["a"]).empty_classes() == [0]
+
+
+def test_the_cache_is_used(tree, cache, monkeypatch):
+    before = ImageFolder(tree).samples
+    index.keep(listed(tree), cache)
+    monkeypatch.setattr(index, "list_images", None)
+    images = found(tree, cache)
+    assert is_hit(images) and images == before
+    assert os.listdir(cache) == [os.path.basename(index.cache_path(cache, tree))]
+
+
+def test_the_folder_may_be_named_otherwise(tree, cache, monkeypatch):
+    cached(tree, cache)
+    monkeypatch.chdir(os.path.dirname(tree))
+    images = found("train", cache)
+    assert is_hit(images) and images == ImageFolder("train").samples
+
+
+def test_each_folder_has_a_file_of_its_own(tree, cache):
+    other = shutil.copytree(os.path.dirname(tree), os.path.dirname(tree) + "2")
+    settle()
+    assert len({cached(tree, cache), cached(os.path.join(other, "train"), cache)}) == 2
+
+
+def rename_a_file(tree):
+    os.rename(os.path.join(tree, "a", "2.png"), os.path.join(tree, "a", "3.png"))
+
+
+def link_elsewhere(tree):
+    os.unlink(os.path.join(tree, "b", "link"))
+    touch(os.path.dirname(tree), "third", "q.png")
+    os.symlink(os.path.join(os.path.dirname(tree), "third"), os.path.join(tree, "b", "link"))
+
+
+def set_the_time_back(tree):
+    """As tar does when it unpacks a second part of the same folder."""
+    status = os.stat(os.path.join(tree, "a"))
+    touch(tree, "a", "new.png")
+    os.utime(os.path.join(tree, "a"), ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+CHANGES = {
+    "added": lambda tree: touch(tree, "a", "new.png"),
+    "removed": lambda tree: os.unlink(os.path.join(tree, "a", "2.png")),
+    "renamed": rename_a_file,
+    "added below": lambda tree: touch(tree, "a", "in", "deep", "new.png"),
+    "added behind a link": lambda tree: touch(tree, "b", "link", "new.png"),
+    "folder added": lambda tree: touch(tree, "b", "more", "new.png"),
+    "folder removed": lambda tree: shutil.rmtree(os.path.join(tree, "a", "in", "deep")),
+    "class added": lambda tree: touch(tree, "c", "new.png"),
+    "class renamed": lambda tree: os.rename(os.path.join(tree, "b"), os.path.join(tree, "c")),
+    "link changed": link_elsewhere,
+    "time set back": set_the_time_back,
+}
+
+
+@pytest.mark.parametrize("change", sorted(CHANGES))
+def test_a_folder_that_has_changed_is_listed_anew(tree, cache, change, caplog):
+    cached(tree, cache)
+    before = ImageFolder(tree).samples
+    CHANGES[change](tree)
+    settle()
+    images = found(tree, cache)
+    assert images == ImageFolder(tree).samples != before and not is_hit(images)
+    assert [record.levelname for record in caplog.records if "listed anew" in record.message] == ["WARNING"]
+    index.keep(images, cache)
+    assert is_hit(found(tree, cache)) and len(os.listdir(cache)) == 1
+
+
+def test_other_classes_are_listed_anew(tree, cache):
+    cached(tree, cache)
+    images = found(tree, cache, ["a", "b", "c"])
+    assert not is_hit(images) and images.classes == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("folder", ["", "a/in/deep", "b/link"])
+def test_a_folder_that_may_still_change_is_not_cached(tree, cache, monkeypatch, folder):
+    monkeypatch.setattr(index, "RACY_NS", 10**9)
+    time.sleep(1.1)
+    touch(tree, folder, "just.now")
+    images = listed(tree)
+    assert images == ImageFolder(tree).samples
+    index.keep(images, cache)
+    assert not os.path.exists(cache)
+    time.sleep(1.1)
+    index.keep(listed(tree), cache)
+    assert is_hit(found(tree, cache))
+
+
+def warnings_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line(tree, tmp_path, caplog):
+    cache = os.path.join(touch(tmp_path, "a file"), "below")
+    index.keep(listed(tree), cache)
+    line = "the index %s cannot be written: Not a directory" % index.cache_path(cache, tree)
+    assert warnings_in(caplog) == [line]
+
+
+def test_a_full_disk_costs_a_line(tree, cache, caplog, monkeypatch):
+    path = cached(tree, cache)
+    touch(tree, "a", "new.png")
+    settle()
+
+    def write_half(path, block):
+        with open(path, "wb") as file:
+            file.write(block[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(index, "_write", write_half)
+    images = found(tree, cache)
+    caplog.clear()
+    index.keep(images, cache)
+    assert warnings_in(caplog) == ["the index %s cannot be written: No space left on device" % path]
+    assert os.listdir(cache) == [os.path.basename(path)]
+
+
+def test_a_read_only_folder_costs_a_line(tree, caplog):
+    images, cache = listed(tree), tempfile.mkdtemp()
+    os.chmod(cache, 0o555)
+    with nobody():
+        index.keep(images, cache)
+    assert len(warnings_in(caplog)) == 1 and "Permission denied" in warnings_in(caplog)[0]
+    assert os.listdir(cache) == []
+    os.rmdir(cache)
+
+
+def kept(root, *words):
+    """The loaders of a data set, and what they leave behind."""
+    loaders = load(root, *words)
+    options = parsing.parse(["--data-path=" + root, *words])
+    datasets.keep_indexes(options, loaders)
+    return loaders
+
+
+def hits(loaders):
+    return [is_hit(batches.dataset.images) for batches in (loaders.train, loaders.val) if batches]
+
+
+@pytest.mark.parametrize("option", ["--output-dir=", "--index-cache="])
+def test_a_run_finds_what_the_one_before_has_kept(tmp_path, cache, option):
+    root = make_folder(tmp_path / "data")
+    settle()
+    before = names_below(root)
+    assert hits(kept(root)) == hits(kept(root, option + cache)) == [False, False]
+    assert hits(kept(root, option + cache)) == [True, True]
+    assert [name.split(".")[:2] for name in sorted(os.listdir(cache))] == [["index", "train"], ["index", "val"]]
+    assert names_below(root) == before
+
+
+def test_an_index_is_written_anew_where_the_folder_was_renamed(tmp_path, cache):
+    root = make_folder(tmp_path / "data")
+    settle()
+    kept(root, "--output-dir=" + cache)
+    loaders = load(root, "--output-dir=" + cache)
+    os.rename(cache, cache + ".old")
+    datasets.keep_indexes(parsing.parse(["--data-path=" + root, "--output-dir=" + cache]), loaders)
+    assert hits(kept(root, "--output-dir=" + cache)) == [True, True]
+    assert sorted(os.listdir(cache)) == sorted(os.listdir(cache + ".old"))
+
+
+def test_an_evaluation_adds_an_index_only_where_it_is_told(tmp_path, cache):
+    root = make_folder(tmp_path / "data")
+    settle()
+    kept(root, "--output-dir=" + cache, "--eval")
+    assert not os.path.exists(cache)
+    kept(root, "--index-cache=" + cache, "--eval")
+    assert len(os.listdir(cache)) == 1
+
+
+def test_no_index_lies_among_the_images(tmp_path):
+    root = make_folder(tmp_path / "data")
+    os.symlink(root, str(tmp_path / "link"))
+    settle()
+    before = names_below(root)
+    for inner in ("train", "val/a", "val/new"):
+        kept(root, "--output-dir=" + os.path.join(str(tmp_path / "link"), inner))
+        with pytest.raises(UserError, match="--index-cache .*%s lies among the images" % inner):
+            load(root, "--index-cache=" + os.path.join(str(tmp_path / "link"), inner))
+    assert names_below(root) == before
+
+
+def test_the_option_changes_nothing_that_is_computed(tmp_path):
+    def identity(*words):
+        return parsing.identity(parsing.parse(["--data-path=x", *words]).as_dict())
+
+    assert identity("--index-cache=somewhere") == identity()
+
+
+def test_the_benchmark_of_the_start(tmp_path, monkeypatch):
+    from benchmarks import start
+
+    monkeypatch.setattr(start, "CLASSES", 3)
+    monkeypatch.setattr(start, "ROUNDS", 1)
+    rows = start.run(types.SimpleNamespace(files=8, tree=str(tmp_path / "tree")))
+    assert len(names_below(str(tmp_path / "tree"))) == 8
+    assert {row["unit"] for row in rows} >= {"s"} and len({row["setting"] for row in rows}) == 3
+    assert all(set(row) == {"setting", "measure", "value", "unit", "ratio"} for row in rows)
+    assert [row["ratio"] for row in rows if start.PEER in row["setting"] and row["unit"] == "s"] == [1.0]
+    assert start.run(types.SimpleNamespace(files=99, tree=str(tmp_path / "tree")))[0]["setting"].startswith("8 files")

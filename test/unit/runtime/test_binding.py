@@ -1,0 +1,42 @@
+"""Which processor cores a process gets."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+from runtime.binding import share_of
+
+# Two packages of two cores with two hardware threads each, numbered as Linux does.
+SERVER = {cpu: (cpu % 4 // 2, cpu % 2) for cpu in range(8)}
+
+
+@pytest.mark.parametrize(
+    "processes, shares",
+    [
+        (1, [[0, 1, 2, 3, 4, 5, 6, 7]]),
+        (2, [[0, 1, 4, 5], [2, 3, 6, 7]]),  # a package each
+        (4, [[0, 4], [1, 5], [2, 6], [3, 7]]),  # a core each, with both of its threads
+        (3, [[0, 4], [1, 5], [2, 3, 6, 7]]),
+        (8, [[0], [4], [1], [5], [2], [6], [3], [7]]),
+        (9, [[0], [4], [1], [5], [2], [6], [3], [7], [0]]),
+    ],
+)
+def test_shares(processes, shares):
+    assert [share_of(rank, processes, SERVER) for rank in range(processes)] == shares
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind processes to cores")
+def test_a_process_is_bound():
+    code = "import os; from runtime.binding import bind_cores; print(bind_cores(%d, 2), os.sched_getaffinity(0))"
+    printed = []
+    for rank in range(2):
+        root = ROOT
+        printed.append(subprocess.check_output([sys.executable, "-c", code % rank], cwd=root).decode().strip())
+    for line in printed:
+        share, affinity = line.replace("{", "[").replace("}", "]").split("] [")
+        assert share.strip("[]") == affinity.strip("[]")
+    if len(os.sched_getaffinity(0)) > 1:
+        assert printed[0] != printed[1]

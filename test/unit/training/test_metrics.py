@@ -1,0 +1,113 @@
+"""The numbers of each class: --per-class, counted once more by hand."""
+
+import json
+import os
+
+import pytest
+import torch
+from bare_runs import CPU, Batches, run_of
+
+import engine
+from options import parsing
+from runtime.errors import UserError
+from training import metrics
+
+
+def by_hand(targets, predicted, classes):
+    rows = [[0] * classes for _ in range(classes)]
+    for target, guess in zip(targets.tolist(), predicted.tolist()):
+        rows[target][guess] += 1
+    return rows
+
+
+@pytest.mark.parametrize("classes", [1, 3, 7])
+def test_every_image_is_counted_once(classes):
+    torch.manual_seed(classes)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, classes))
+    images, targets = torch.randn(40, 3, 2, 2), torch.randint(0, classes, (40,))
+    want = by_hand(targets, model(images).argmax(1), classes)
+    for size in (1, 7, 40):
+        counts = metrics.no_counts(classes, CPU.torch_device)
+        batches = Batches(zip(images.split(size), targets.split(size)))
+        result = engine.evaluate(run_of(model), model, batches, counts)
+        assert counts.tolist() == want
+        assert result["acc1"] == pytest.approx(100.0 * counts.diagonal().sum().item() / 40)
+        assert engine.evaluate(run_of(model), model, batches) == result  # nothing else depends on the counts
+
+
+@pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="meta tensors of an older torch lack these operators")
+def test_counting_does_not_wait_for_the_device():
+    targets = torch.zeros(4, dtype=torch.int64, device="meta")  # whose values nobody can ask for
+    metrics.count(metrics.no_counts(3, "meta"), targets, targets)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        targets.max().item()
+
+
+def test_summary():
+    counts = torch.tensor([[3, 1, 0], [2, 6, 2], [0, 0, 0]])
+    summary = metrics.summary_of(counts, ["a", "b", "c"])
+    assert summary["per_class"] == [
+        {"name": "a", "images": 4, "correct": 3, "acc1": 75.0},
+        {"name": "b", "images": 10, "correct": 6, "acc1": 60.0},
+        {"name": "c", "images": 0, "correct": 0, "acc1": None},
+    ]
+    pairs = [(pair["true"], pair["predicted"], pair["images"], pair["percent"]) for pair in summary["confused"]]
+    assert pairs == [("b", "a", 2, 20.0), ("b", "c", 2, 20.0), ("a", "b", 1, 25.0)]
+    assert summary["confusion"] == counts.tolist()
+    assert json.loads(json.dumps(summary)) == summary
+    assert metrics.lines_of(summary) == [
+        "Lowest accuracy by class: b 60.0% of 10, a 75.0% of 4",
+        "Most often taken for another: b for a (2), b for c (2), a for b (1)",
+    ]
+    perfect = metrics.summary_of(torch.tensor([[2, 0], [0, 0]]), ["a", "b"])
+    assert metrics.lines_of(perfect) == ["Every image of every class is taken for what it is"]
+
+
+def test_of_many_classes_the_pairs_alone_are_told():
+    counts = torch.eye(101, dtype=torch.int64) * 5
+    counts[7, 100] = 3
+    summary = metrics.summary_of(counts, ["%d" % number for number in range(101)])
+    assert summary["confusion"] is None and len(summary["per_class"]) == 101
+    assert [(pair["true"], pair["predicted"], pair["images"]) for pair in summary["confused"]] == [("7", "100", 3)]
+
+
+def test_names_stay_on_one_line_of_the_log():
+    summary = metrics.summary_of(torch.tensor([[0, 1], [0, 1]]), ["new\nline", "\udcff"])
+    assert all("\n" not in line for line in metrics.lines_of(summary))
+    assert "new\\nline for \\xff (1)" in metrics.lines_of(summary)[1]
+
+
+@pytest.mark.parametrize("words", [["--eval", "--resume=x"], ["--eval-json=x.json"], []])
+def test_numbers_need_a_place(words):
+    with pytest.raises(UserError, match="--per-class needs --output-dir"):
+        parsing.parse(["--data-path=data", "--per-class"] + words)
+
+
+def test_where_nothing_is_evaluated_it_says_so():
+    words = ["--data-path=data", "--per-class", "--throughput", "--output-dir=out"]
+    assert parsing.warnings_of(parsing.parse(words)) == ["--per-class has no effect: --throughput looks at no classes"]
+
+
+def test_training_keeps_the_numbers_of_the_best_weights(small, tmp_path):
+    out, again = tmp_path / "out", tmp_path / "again.json"
+    assert small("--output-dir=%s" % out, "--per-class") == 0
+    kept = json.loads((out / "evaluation.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
+    assert kept["acc1"] == summary["max_accuracy"]
+    assert [row["name"] for row in kept["per_class"]] == ["a", "b"]
+    assert [row["images"] for row in kept["per_class"]] == [2, 3]
+    os.unlink(str(out / "evaluation.json"))
+    words = ["--eval", "--resume=%s" % out, "--eval-json=%s" % again]
+    assert small("--output-dir=%s" % out, *words) == 0
+    assert not (out / "evaluation.json").exists()  # only on request
+    assert small("--output-dir=%s" % out, "--per-class", *words) == 0
+    assert json.loads(again.read_text()) == json.loads((out / "evaluation.json").read_text()) == kept
+
+
+def test_a_place_that_cannot_be_written_is_named(small, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "evaluation.json").mkdir(parents=True)
+    assert small("--output-dir=%s" % out, "--per-class", "--epochs=1") == 0  # training goes on without
+    assert "--output-dir %s cannot be written" % (out / "evaluation.json") in capsys.readouterr().out
+    assert small("--output-dir=%s" % out, "--per-class", "--eval", "--resume=%s" % out) == 2
+    assert "main.py: error: --output-dir %s cannot be" % (out / "evaluation.json") in capsys.readouterr().err

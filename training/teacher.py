@@ -1,0 +1,65 @@
+"""The teacher of a distillation: a trained model of this project or of timm, which is read and never trained."""
+
+import torch
+
+from checkpoints import store
+from models import families
+from runtime.compat import is_model
+from runtime.errors import UserError, reason
+
+
+def load_teacher(options, torch_device, num_classes, create):
+    """`--teacher-model` by the function `create` with the weights of `--teacher-path`, frozen, in evaluation mode.
+
+    UserError where the file is none of that model's, knows another number of classes, or where the model does not take
+    images of `--input-size`.
+    """
+    name = options.teacher_model
+    if not is_model(name):  # timm would look for some others in the network
+        raise UserError("--teacher-model %s is neither a model of this project nor of timm" % name)
+    path = store.resolve(options.teacher_path, (store.BEST, store.LATEST), "--teacher-path")
+    loaded = store.load(path)
+    recorded = store.options_of(loaded)
+    if recorded.get("model", name) != name:
+        raise UserError("--teacher-path %s is a --teacher-model %s, not %s" % (path, recorded["model"], name))
+    try:
+        teacher = create(name, num_classes=num_classes, **_keywords(name, recorded, options.input_size))
+    except Exception as error:  # a model raises nearly anything on what it does not take
+        raise UserError("--teacher-model %s --input-size %d: %s" % (name, options.input_size, error)) from None
+    _check_classes(path, teacher, loaded["model"], num_classes)
+    store.check_fits(path, loaded["model"], teacher)
+    teacher.load_state_dict(loaded["model"])
+    for parameter in teacher.parameters():
+        parameter.requires_grad_(False)
+    teacher.to(torch_device).eval()
+    _try_out(teacher, options, torch_device, num_classes)
+    return teacher
+
+
+def _keywords(name, recorded, image_size):
+    """Return what a model of this project needs to be the one that was trained; timm's have their own defaults."""
+    family = families.family_of(name)
+    return dict(family.keywords(recorded), image_size=image_size) if family else {}
+
+
+def _check_classes(path, teacher, weights, num_classes):
+    classifier = getattr(teacher.get_classifier(), "weight", None)
+    for name, parameter in teacher.named_parameters():
+        if parameter is classifier and name in weights and len(weights[name]) != num_classes:
+            raise UserError(
+                "--teacher-path %s: the teacher knows %d classes, the images have %d"
+                % (path, len(weights[name]), num_classes)
+            )
+
+
+def _try_out(teacher, options, torch_device, num_classes):
+    side = options.input_size
+    try:
+        with torch.no_grad():
+            shape = tuple(teacher(torch.zeros(1, 3, side, side, device=torch_device)).shape)
+        if shape != (1, num_classes):
+            raise ValueError("its output is %s" % (shape,))
+    except Exception as error:
+        raise UserError(
+            "--teacher-model %s cannot see images of %d pixels: %s" % (options.teacher_model, side, reason(error))
+        ) from None
