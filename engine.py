@@ -1,26 +1,42 @@
 """The training and evaluation loops over a Run; they name no device, no version and no precision."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
 from runtime.compat import inference_mode
 from runtime.errors import RunError, Stopped
 from runtime.stops import elected
-from training import metrics
+from training.metrics import Counts, EvalResult
 from training.progress import Progress
+from training.run import Run
 from training.steps import note_skipped, stop_unless_finite, take_gradients
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def train_one_epoch(run, batches, epoch, resume_state=None, save_every=0, save=None):
-    """Train `epoch` and return its statistics as a dictionary.
+    from pipeline.batches import Batches
+
+
+def train_one_epoch(
+    run: Run,
+    batches: Batches,
+    epoch: int,
+    resume_state: dict[str, Any] | None = None,
+    save_every: int = 0,
+    save: Callable[[dict[str, Any]], None] = lambda state: None,
+) -> dict[str, Any]:
+    """Train `epoch` and return its statistics by their names in log.txt.
 
     `resume_state` is the {"step", "loss_sum", ...} of a checkpoint within this epoch. After every `save_every`
     optimizer steps of the run, and when a signal stops it, `save(state)` is called with such a dictionary. All ranks
     together raise NotFiniteError once a loss is not finite, and Stopped after a signal.
     """
     if resume_state and "stats" in resume_state:
-        return resume_state["stats"]  # it was stopped while it evaluated
+        return resume_state["stats"]  # the run was stopped while it evaluated
     run.model.train()
     first_step, steps = resume_state["step"] if resume_state else 0, len(batches)
     progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
@@ -59,11 +75,11 @@ def train_one_epoch(run, batches, epoch, resume_state=None, save_every=0, save=N
     }
 
 
-def _agree(run, batches, epoch, step, progress):
-    """Let all ranks know each other's losses since the last time, as their mean, and the signals that came.
+def _agree(run: Run, batches: Batches, epoch: int, step: int, progress: Progress) -> int:
+    """Exchange the losses since the last call, and received signals, with all ranks; return the signal to stop for.
 
-    Returns the signal to stop for, or 0. It comes before the update, so that with `print_freq` 1 a loss that is not
-    finite leaves the weights as they were.
+    Returns 0 without a signal. This happens before the update, so that with `print_freq` 1 a loss that is not finite
+    leaves the weights as they were.
     """
     own = progress.take_pending()
     values = own.mean(dim=1).tolist() + run.stop.votes()
@@ -75,52 +91,37 @@ def _agree(run, batches, epoch, step, progress):
 
 
 @inference_mode()
-def evaluate(run, model, batches, counts=None):
-    """{"acc1", "acc5" (percent), "loss", "images", "skipped"} of the bare `model`, each image counted once.
+def evaluate(run: Run, model: nn.Module, batches: Batches, counts: Counts | None = None) -> EvalResult:
+    """Return the metrics of the bare `model`, with each image counted once.
 
-    Counts and losses are added as integers, so the result does not depend on how the images were dealt out. `counts`,
-    as of confusion.no_counts, takes up which class each image was taken for. All ranks raise Stopped after a signal to
-    any.
+    Pass `counts` to keep them, for their confusion matrix. All ranks raise Stopped after a signal to any.
     """
     model.eval()
     run.ranks.broadcast_buffers(model)
-    totals = torch.zeros(6, dtype=torch.int64, device=run.device.torch_device)
+    if counts is None:
+        counts = Counts(run.device.torch_device)
     for images, targets in batches:
         run.ranks.tick()
         if run.stop.number:
             break
         with run.precision.autocast():
             logits = forward(run, model, images, batches.batch_size).float()
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        totals[:5] += metrics.count_hits(logits, best, targets)
-        if counts is not None:
-            metrics.count(counts, targets, best[:, 0])
-    totals[5] += batches.skipped
+        counts.update(logits, targets)
+    counts.add_skipped(batches.skipped)
     run.ranks.mark_waiting()
     stop = elected(run.ranks.added(run.stop.votes()))
     if stop:
         raise Stopped(stop)
     if batches.is_sharded:
-        run.ranks.sum_(totals)
-        if counts is not None:
-            run.ranks.sum_(counts)
-    images, top1, top5, loss_units, not_finite, skipped = totals.tolist()
-    if not images:
-        raise RunError("no image could be evaluated")
-    return {
-        "acc1": 100.0 * top1 / images,
-        "acc5": 100.0 * top5 / images,
-        "loss": float("nan") if not_finite else loss_units / metrics.LOSS_UNIT / images,
-        "images": images,
-        "skipped": skipped,
-    }
+        counts.sum_over(run.ranks)
+    return counts.result()
 
 
-def forward(run, model, images, batch_size):
-    """The logits (B, classes) of `images`, in evaluation, where they do not depend on what else is in the batch.
+def forward(run: Run, model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+    """Return the logits (B, classes) of `images` in evaluation, where images do not influence each other.
 
-    A batch of another size than `batch_size` is filled up where the model would be compiled anew for it. On a CPU it
-    goes through the model in parts that stay within its caches.
+    A batch smaller than `batch_size` is filled up if the model is compiled: another size would compile it again. On a
+    CPU a batch goes through the model in parts that stay within the caches.
     """
     count = len(images)
     if run.is_compiled:
@@ -132,8 +133,8 @@ def forward(run, model, images, batch_size):
 
 
 @inference_mode()
-def throughput(run, model, batches, warm_up=50, repeats=30):
-    """Images a second of forward passes over the first batch, logged in the reference's words."""
+def throughput(run: Run, model: nn.Module, batches: Batches, warm_up: int = 50, repeats: int = 30) -> float:
+    """Log, in the reference's words, and return images a second of forward passes over the first batch."""
     model.eval()
     images, _ = next(iter(batches), (None, None))
     if images is None:
@@ -148,5 +149,5 @@ def throughput(run, model, batches, warm_up=50, repeats=30):
             model(images)
         run.device.synchronize()
     images_per_second = repeats * len(images) / (time.time() - started)
-    run.logger.info("batch_size %d throughput %s", len(images), images_per_second)
+    run.logger.info("batch_size %d throughput %.2f", len(images), images_per_second)
     return images_per_second

@@ -1,5 +1,7 @@
 """The log, text for people, and files that are written whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import datetime
 import json
@@ -14,11 +16,15 @@ from runtime.errors import UserError
 
 PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
 
+# Values of `extra` for a logger's methods; a line without them is for everybody.
+IN_FULL = {"reader": "log"}  # in the reference's format: for the log file, and for stdout unless it is a terminal
+FOR_TERMINAL = {"reader": "terminal"}  # in its place on a terminal
+
 
 class _ConsoleHandler(logging.Handler):
     """Lines on stdout that leave a progress bar intact; a closed stdout (a terminal that is gone) ends no run."""
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         try:
             tqdm.write(self.format(record), file=sys.stdout)
             sys.stdout.flush()
@@ -27,14 +33,14 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _LogFileHandler(logging.FileHandler):
-    """Lines in a file; a full disk is said once, and ends no run."""
+    """Lines in a file; a full disk is reported once, and ends no run."""
 
     is_full = False
 
     def _open(self):  # a file's name may be no text
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors="backslashreplace")
 
-    def handleError(self, record):  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -43,8 +49,20 @@ class _LogFileHandler(logging.FileHandler):
             logging.getLogger().error("%s cannot be written: %s", self.baseFilename, error.strerror)
 
 
-def open_log(name, is_main):
-    """The logger `name`, which writes to the console on the first rank and nowhere on the others."""
+class _TerminalFormatter(logging.Formatter):
+    """A line after the time of day; a warning or an error after its level, too."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        if record.levelno > logging.INFO:
+            record.message = "%s: %s" % (record.levelname.lower(), record.message)
+        return super().formatMessage(record)
+
+
+def open_log(name: str, is_main: bool) -> logging.Logger:
+    """Return the logger `name`, which writes to the console on the first rank and nowhere on the others."""
     logger = logging.getLogger()
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -52,18 +70,37 @@ def open_log(name, is_main):
     logger.setLevel(logging.INFO if is_main else logging.ERROR)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
-    _add_handler(_ConsoleHandler() if is_main else logging.NullHandler())
+    if not is_main:
+        logger.addHandler(logging.NullHandler())
+    elif _is_read_on_a_terminal():
+        _add_handler(_ConsoleHandler(), _TerminalFormatter(), hides=IN_FULL)
+    else:
+        _add_handler(_ConsoleHandler(), _full_formatter(), hides=FOR_TERMINAL)
     logging.captureWarnings(True)
     return logging.getLogger(name)
 
 
-def log_to_file(path):
+def log_to_file(path: str) -> None:
     """Append all further lines to the file `path`, too."""
-    _add_handler(_LogFileHandler(path, encoding="utf-8"))
+    _add_handler(_LogFileHandler(path, encoding="utf-8"), _full_formatter(), hides=FOR_TERMINAL)
 
 
-def _add_handler(handler):
-    handler.setFormatter(logging.Formatter(PREFIX, datefmt="%Y-%m-%d %H:%M:%S"))
+def _is_read_on_a_terminal() -> bool:
+    """Return whether a person sees stdout, and stderr with its progress bar; a captured log is complete."""
+    try:
+        return sys.stdout.isatty() and sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
+
+
+def _full_formatter() -> logging.Formatter:
+    return logging.Formatter(PREFIX, datefmt="%Y-%m-%d %H:%M:%S")
+
+
+def _add_handler(handler: logging.Handler, formatter: logging.Formatter, hides: dict[str, str]) -> None:
+    """Add `handler` to the root logger, without the lines that are logged with the `extra` values `hides`."""
+    handler.setFormatter(formatter)
+    handler.addFilter(lambda record: getattr(record, "reader", None) != hides["reader"])
     logging.getLogger().addHandler(handler)
 
 

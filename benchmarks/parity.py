@@ -129,7 +129,7 @@ def own_epoch(run, loaders):
 
     def epoch_of(epoch):
         loss = engine.train_one_epoch(run, loaders.train, epoch)["train_loss"]
-        return loss, engine.evaluate(run, run.bare_model, loaders.val)["acc1"]
+        return loss, engine.evaluate(run, run.bare_model, loaders.val).acc1
 
     return epoch_of
 

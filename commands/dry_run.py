@@ -122,7 +122,7 @@ def rehearse(options, run, loaders, plan):
     rows = rows_of_time(train_pace, val_pace, loaders, record, epochs, trial.seconds if trial else 0.0)
     rows.append(("memory", memory_text(run, memory, loaders.train.workers)))
     rows.append(("checkpoint", disk_text(trial) if trial else "none is written: no --output-dir"))
-    if plan.sets_aside:
+    if plan.renames_folder:
         rows.append(("output", "%s holds another run: the run renames it" % options.output_dir))
     rows.append(("left behind", "nothing"))
     run.logger.info("dry run\n" + "\n".join("    %-13s %s" % row for row in rows))

@@ -1,7 +1,10 @@
-"""The story of a run, from its options to the last line of its log: training, --eval, --throughput, --dry-run."""
+"""A run from its options to the last line of its log: training, --eval, --throughput, --dry-run."""
+
+from __future__ import annotations
 
 import functools
 import os
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import engine
@@ -10,21 +13,31 @@ import utils
 from checkpoints import store
 from commands import dry_run
 from options import parsing
-from results import folder, trackers
+from results import folder, reader, trackers
 from results.record import Record
 from runtime.binding import bind_cores
 from runtime.device import select_device
 from runtime.distributed import Ranks
+from runtime.ema import NoEma
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError, did_you_mean
 from runtime.launched import read_launch
 from runtime.programs import report
-from training import build, metrics
+from training import build, describe, metrics
+from training.progress import epoch_line
+
+if TYPE_CHECKING:
+    from datasets import Loaders
+    from options.parsing import Options
+    from pipeline.batches import Batches
+    from results.folder import Plan
+    from training.metrics import Counts, EvalResult
+    from training.run import Run
 
 report_line = functools.partial(report, "main.py")
 
 
-def main(options):
-    """Do what the `options` ask for."""
+def main(options: Options) -> None:
+    """Train, evaluate, measure the throughput or make a dry run, as the `options` ask for."""
     check_names(options)
     launch = read_launch(os.environ, options.local_rank)
     if options.bind_cpu:
@@ -45,7 +58,7 @@ def main(options):
             begin(options, run, plan)
             if ranks.is_main:
                 datasets.keep_indexes(options, loaders)
-        build.describe(options, run, loaders, plan)
+        describe.log_start(options, run, loaders, plan)
         if options.dry_run:
             dry_run.rehearse(options, run, loaders, plan)
         elif options.throughput:
@@ -56,19 +69,20 @@ def main(options):
             train(options, run, loaders, plan)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
-        folder.release()
+        folder.unlock()
 
 
-def check_names(options):
-    """UserError where there is no such model or tracker, or where the tracker's package is missing."""
+def check_names(options: Options) -> None:
+    """Raise UserError for an unknown model or tracker, or a tracker that cannot work."""
     if options.model not in models.MODEL_NAMES:
         near = did_you_mean(options.model, models.MODEL_NAMES)
         raise UserError("--model %s is unknown; --list-models shows which there are%s" % (options.model, near))
-    trackers.check(options)
+    if trackers.names_of(options.tracker) and options.trains:
+        trackers.check(options.tracker, options.output_dir)
 
 
-def find_plan(options, ranks):
-    """The Plan, on which all processes agree."""
+def find_plan(options: Options, ranks: Ranks) -> Plan:
+    """Return the Plan; raise UserError if not all processes see the same checkpoint."""
     plan = folder.make_plan(options, ranks.virtual_size)
     resumes = plan.loaded is not None
     if ranks.any(resumes) != resumes:
@@ -77,8 +91,8 @@ def find_plan(options, ranks):
     return plan
 
 
-def begin(options, run, plan):
-    """Touch the output folder, now that everything else is known to be right, and open the log there."""
+def begin(options: Options, run: Run, plan: Plan) -> None:
+    """Prepare the output folder, now that everything else is known to be right, and open the log there."""
     if options.trains:
         folder.check_something_is_left(options, plan.loaded)
     if run.ranks.is_main:
@@ -90,11 +104,13 @@ def begin(options, run, plan):
     run.ranks.barrier()
 
 
-def train(options, run, loaders, plan):
+def train(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
     """Train the remaining epochs; after each evaluate, save, and write the results."""
     record = Record(options, run, loaders, plan)
+    names = trackers.names_of(options.tracker) if run.ranks.is_main else []
+    tracked = trackers.Trackers(names, options.output_dir, options.as_dict(), record.next_epoch, run.logger)
     try:
-        with trackers.Trackers(options, run, record) as tracked, run.stop:
+        with tracked, run.stop:
             train_epochs(options, run, loaders, record, tracked)
     except Stopped as stop:
         record.check_saved()
@@ -104,75 +120,111 @@ def train(options, run, loaders, plan):
     record.check_saved()
     if not record.write("complete"):
         raise RunError("the results in --output-dir %s are not up to date" % options.output_dir)
+    if options.per_class and record.saves:
+        log_per_class(run, reader.RunFolder(options.output_dir).evaluation)
     run.logger.info("Training time %s", utils.clock_text(record.seconds))
     for line in record.closing_lines():
         run.logger.info(line)
 
 
-def train_epochs(options, run, loaders, record, tracked):
-    """The epochs that remain, each trained, evaluated and saved."""
+def train_epochs(options: Options, run: Run, loaders: Loaders, record: Record, tracked: trackers.Trackers) -> None:
+    """Train, evaluate and save each remaining epoch."""
+    tracked.update(record.history)  # a tracker may be new to a resumed run
     for epoch in range(record.next_epoch, options.epochs):
 
-        def save(state, epoch=epoch):
+        def save(state: dict[str, Any], epoch: int = epoch) -> None:
             record.save(epoch - 1, state)
 
         resume_state = record.resume_state
         try:
             stats = engine.train_one_epoch(run, loaders.train, epoch, resume_state, options.checkpoint_steps, save)
         except NotFiniteError as failure:
-            record.save_not_finite(epoch, failure)
+            record.save_not_finite(epoch, failure.facts)
             raise
         counts = counts_for(options, run, loaders)
         try:
-            results = evaluate(run, loaders.val, counts)
+            result, ema_result = evaluate(run, loaders.val, counts)
         except Stopped:
             save({"step": len(loaders.train), "stats": stats})
             raise
-        is_best = record.add(epoch, stats, *results)
+        is_best = record.add(epoch, stats, result, ema_result)
         record.save(epoch, is_best=is_best)
-        run.logger.info("Max accuracy: %.2f%%", record.max_accuracy)
+        run.logger.info("Max accuracy: %.2f%%", record.max_accuracy, extra=utils.IN_FULL)
+        line = epoch_line(record.history[-1], record.max_accuracy, record.seconds_left)
+        run.logger.info(line, extra=utils.FOR_TERMINAL)
         record.write("running")
-        if counts is not None and is_best and record.saves and not record.unsaved:
-            keep_classes(options, run, loaders, results, counts)
-        tracked.update()
+        if is_best and record.saves and not record.unsaved:
+            write_per_class(options, run, loaders, counts, result, ema_result)
+        tracked.update(record.history)
     if record.saves and not os.path.exists(os.path.join(options.output_dir, store.LATEST)):
         record.save(record.next_epoch - 1)  # a finished run that was resumed into a new folder
 
 
-def evaluate_once(options, run, loaders):
-    """What `--eval` asks for."""
+def evaluate_once(options: Options, run: Run, loaders: Loaders) -> None:
+    """Evaluate the checkpoint, as `--eval` asks for, and write the results on the first rank."""
     counts = counts_for(options, run, loaders)
-    results = evaluate(run, loaders.val, counts)
+    result, ema_result = evaluate(run, loaders.val, counts)
+    for name, of_weights in (("", result), ("EMA: ", ema_result)):
+        if of_weights is not None:
+            values = (name, of_weights.acc1, of_weights.acc5, of_weights.loss, of_weights.images)
+            line = "%sAcc@1 %.3f%%  Acc@5 %.3f%%  loss %.3f  on %d validation images" % values
+            run.logger.info(line, extra=utils.FOR_TERMINAL)
     if not run.ranks.is_main:
         return
-    classes = metrics.summary_of(counts, loaders.classes) if options.per_class else None
-    for line in metrics.lines_of(classes) if classes else ():
-        run.logger.info(line)
-    folder.write_evaluation(options, run, *results, classes)
+    per_class = summary_of(counts, loaders)
+    log_per_class(run, per_class)
+    ema_metrics = ema_result.metrics() if ema_result else {}
+    folder.write_evaluation(options, run.ranks.world_size, result.as_dict(), ema_metrics, per_class)
 
 
-def keep_classes(options, run, loaders, results, counts):
-    """Write what the best weights take each class for, beside them; a run does not end because that fails."""
+def write_per_class(
+    options: Options,
+    run: Run,
+    loaders: Loaders,
+    counts: Counts,
+    result: EvalResult,
+    ema_result: EvalResult | None,
+) -> None:
+    """Write the results of the best weights for each class, with `--per-class`; a failure does not end the run."""
+    if not options.per_class:
+        return
+    ema_metrics = ema_result.metrics() if ema_result else {}
+    per_class = summary_of(counts, loaders)
     try:
-        folder.write_evaluation(options, run, *results, metrics.summary_of(counts, loaders.classes))
+        folder.write_evaluation(options, run.ranks.world_size, result.as_dict(), ema_metrics, per_class)
     except UserError as error:
         run.logger.error("%s", error)
 
 
-def counts_for(options, run, loaders):
-    """The counts that `--per-class` asks for, before an evaluation; None without it."""
-    return metrics.no_counts(len(loaders.classes), run.device.torch_device) if options.per_class else None
+def log_per_class(run: Run, evaluation: dict[str, Any]) -> None:
+    """Log the table of an `evaluation`'s worst classes and most confused pairs, if it has one."""
+    if evaluation.get("per_class"):
+        run.logger.info("\n".join(metrics.per_class_table(evaluation)))
 
 
-def evaluate(run, batches, counts=None):
-    """Accuracy of the weights and of their average (None without one), logged; `counts` as of engine.evaluate."""
+def counts_for(options: Options, run: Run, loaders: Loaders) -> Counts:
+    """Return the empty Counts for an evaluation, with a confusion matrix if `--per-class` is set."""
+    return metrics.Counts(run.device.torch_device, len(loaders.classes) if options.per_class else None)
+
+
+def summary_of(counts: Counts, loaders: Loaders) -> dict[str, Any]:
+    """Return what `counts` tell of each class; {} without a confusion matrix."""
+    return metrics.per_class_summary(counts.confusion, loaders.classes) if counts.confusion is not None else {}
+
+
+def evaluate(run: Run, batches: Batches, counts: Counts) -> tuple[EvalResult, EvalResult | None]:
+    """Return and log the metrics of the weights and of the EMA weights (None without them)."""
     result = engine.evaluate(run, run.bare_model, batches, counts)
-    run.logger.info("* Acc@1 %.3f Acc@5 %.3f loss %.3f", result["acc1"], result["acc5"], result["loss"])
-    run.logger.info("Accuracy of the network on the %d test images: %.1f%%", result["images"], result["acc1"])
-    if result["skipped"]:
-        run.logger.warning("skipped %d unreadable images", result["skipped"])
-    if run.ema.module is None:
+    values = (result.acc1, result.acc5, result.loss)
+    run.logger.info("* Acc@1 %.3f Acc@5 %.3f loss %.3f" % values, extra=utils.IN_FULL)
+    # The reference's words, for those who search a log for them; these are the validation images.
+    line = "Accuracy of the network on the %d test images: %.1f%%" % (result.images, result.acc1)
+    run.logger.info(line, extra=utils.IN_FULL)
+    if result.skipped:
+        run.logger.warning("skipped %d unreadable images", result.skipped)
+    if isinstance(run.ema, NoEma):
         return result, None
-    average = engine.evaluate(run, run.ema.module_on(run.device.torch_device), batches)
-    run.logger.info("EMA: Acc@1 %.3f Acc@5 %.3f loss %.3f", average["acc1"], average["acc5"], average["loss"])
-    return result, average
+    ema_result = engine.evaluate(run, run.ema.module_on(run.device.torch_device), batches)
+    values = (ema_result.acc1, ema_result.acc5, ema_result.loss)
+    run.logger.info("EMA: Acc@1 %.3f Acc@5 %.3f loss %.3f" % values, extra=utils.IN_FULL)
+    return result, ema_result

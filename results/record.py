@@ -1,26 +1,71 @@
 """What a run has achieved: its rows, its best accuracy, its checkpoints, its summary."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 import time
+from typing import TYPE_CHECKING, Any, Mapping
 
 from checkpoints import store
 from results.folder import first_epoch
 from runtime.errors import RunError
 from utils import append_missing_rows, write_json
 
+if TYPE_CHECKING:
+    import logging
+    from typing import Protocol
+
+    from torch import nn
+
+    from datasets import Loaders
+    from options.parsing import Options
+    from results.folder import Plan
+    from runtime.amp import Precision
+    from runtime.device import Device
+    from runtime.distributed import Ranks
+
+    class RecordedRun(Protocol):
+        """What a Record needs of a training.run.Run."""
+
+        device: Device
+        ranks: Ranks
+        bare_model: nn.Module
+        precision: Precision
+        logger: logging.Logger
+
+        def state_dict(self) -> dict[str, Any]:
+            """Return the trained state."""
+
+    class Evaluated(Protocol):
+        """What a Record needs of a training.metrics.EvalResult."""
+
+        @property
+        def acc1(self) -> float:
+            """The accuracy in percent that tells the best epoch."""
+
+        def metrics(self) -> dict[str, float]:
+            """Return the metrics by name."""
+
+
 ROWS, SUMMARY = "log.txt", "summary.json"
 
 
 class Record:
-    """What a run has achieved: one row an epoch, the best accuracy, the time. Part of its checkpoint."""
+    """What a run has achieved: one row an epoch, the best accuracy, the time. It is part of the run's checkpoints.
 
-    def __init__(self, options, run, loaders, plan):
+    `constants` is the part of summary.json that no epoch changes. `recorded_options` are the options as a checkpoint
+    keeps them, with the token layout that the model has, which an earlier checkpoint may have decided.
+    """
+
+    def __init__(self, options: Options, run: RecordedRun, loaders: Loaders, plan: Plan) -> None:
         loaded = plan.loaded or {}
-        self.options, self.run, self.classes = options, run, loaders.classes
+        self.run, self.classes = run, loaders.classes
+        self.output_dir, self.epochs = options.output_dir, options.epochs
         self.saves = bool(options.output_dir) and run.ranks.is_main
-        self.unsaved, self.last = None, (None, None)
-        self.facts = {
+        self.unsaved: str | None = None  # why the last checkpoint could not be written
+        self.last_save: tuple[int, dict[str, Any] | None] = (-1, None)  # its epoch and resume_state
+        self.constants: dict[str, Any] = {
             "model": options.model,
             "device": str(run.device),
             "precision": run.precision.name,
@@ -32,38 +77,49 @@ class Record:
             "classes": len(loaders.classes),
             "epochs": options.epochs,
         }
-        layout = getattr(run.bare_model, "token_layout", options.token_layout)
-        self.made = {"token_layout": layout}  # which a checkpoint may have decided
-        self.history = list(loaded.get("history", []))
+        token_layout = getattr(run.bare_model, "token_layout", options.token_layout)
+        self.recorded_options = dict(options.as_dict(), token_layout=token_layout)
+        self.history: list[dict[str, Any]] = list(loaded.get("history", []))
         self.max_accuracy, self.best_epoch = -1.0, None
         if plan.has_best:
             self.max_accuracy, self.best_epoch = loaded.get("max_accuracy", -1.0), loaded.get("best_epoch")
+        self.best_before = self.max_accuracy, self.best_epoch
         self.next_epoch = first_epoch(options, loaded)
-        self.resume_state = loaded.get("epoch_state")
+        self.resume_state: dict[str, Any] | None = loaded.get("epoch_state")
         self.seconds_before, self.started = loaded.get("seconds", 0.0), time.monotonic()
+        self.epochs_here = 0  # finished in this process
 
     @property
-    def seconds(self):
-        """Seconds of training and evaluation, those before a resume included."""
+    def seconds(self) -> float:
+        """Seconds of training and evaluation, including those before a resume."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def add(self, epoch, stats, result, average):
-        """Record the finished `epoch`; whether it is the best so far."""
-        row = dict(epoch=epoch, **stats)
-        row.update({"test_" + name: result[name] for name in ("acc1", "acc5", "loss")})
-        if average is not None:
-            row.update({"ema_" + name: average[name] for name in ("acc1", "acc5", "loss")})
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that the remaining epochs will take, at the mean speed of this process's epochs so far."""
+        left = self.epochs - self.history[-1]["epoch"] - 1 if self.history else self.epochs
+        return (time.monotonic() - self.started) / max(self.epochs_here, 1) * left
+
+    def add(self, epoch: int, stats: Mapping[str, Any], result: Evaluated, ema_result: Evaluated | None) -> bool:
+        """Record the finished `epoch`; return whether it is the best so far."""
+        row = {"epoch": epoch, **stats}
+        row.update({"test_" + name: value for name, value in result.metrics().items()})
+        if ema_result is not None:
+            row.update({"ema_" + name: value for name, value in ema_result.metrics().items()})
         self.history.append(row)
         self.resume_state = None
+        self.epochs_here += 1
         self.best_before = self.max_accuracy, self.best_epoch
-        is_best = result["acc1"] > self.max_accuracy
+        is_best = result.acc1 > self.max_accuracy
         if is_best:
-            self.max_accuracy, self.best_epoch = result["acc1"], epoch
+            self.max_accuracy, self.best_epoch = result.acc1, epoch
         return is_best
 
-    def payload(self, epoch, resume_state):
-        """The checkpoint's entries beside the learned state; `epoch` is the last finished one, `resume_state` the
-        state of the one after it, where that has begun."""
+    def payload(self, epoch: int, resume_state: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the checkpoint's entries beside the trained state.
+
+        `epoch` is the last finished one, `resume_state` the state of the one after it, if that has begun.
+        """
         return {
             "format": store.FORMAT,
             "epoch": epoch,
@@ -74,16 +130,16 @@ class Record:
             "history": self.history,
             "seconds": self.seconds,
             "classes": list(self.classes),
-            "world_size": self.facts["virtual_ranks"],
-            "args": dict(self.options.as_dict(), **self.made),
+            "world_size": self.constants["virtual_ranks"],
+            "args": self.recorded_options,
         }
 
-    def summary(self, status):
-        """What summary.json says."""
+    def summary(self, status: str) -> dict[str, Any]:
+        """Return the content of summary.json."""
         last = self.history[-1] if self.history else {}
         speeds = [row["images_per_second"] for row in self.history]
         return dict(
-            self.facts,
+            self.constants,
             status=status,
             epochs_done=last.get("epoch", -1) + 1,
             max_accuracy=self.max_accuracy,
@@ -100,76 +156,79 @@ class Record:
             best=store.BEST,
         )
 
-    def save(self, epoch, resume_state=None, is_best=False):
-        """Write the checkpoint after `epoch`, or `resume_state` the one after it, on the first rank.
+    def save(self, epoch: int, resume_state: dict[str, Any] | None = None, is_best: bool = False) -> None:
+        """Write the checkpoint after `epoch`, or within the next epoch if there is a `resume_state`, on the first rank.
 
-        Where that fails the one before stays and the run goes on: the next save may find room.
+        If that fails, the previous checkpoint stays and the run continues: the next save may succeed.
         """
         if not self.saves:
             return
-        self.last, self.unsaved = (epoch, resume_state), None
+        self.last_save, self.unsaved = (epoch, resume_state), None
         try:
-            store.save(self._state(epoch, resume_state), self.options.output_dir, is_best)
+            store.save(self._state(epoch, resume_state), self.output_dir, is_best)
         except store.SaveError as error:
             self.unsaved = str(error)
-            self.run.logger.error("%s; the checkpoint before is kept, and the run goes on", error)
+            self.run.logger.error("%s; the previous checkpoint is kept, and the run continues", error)
             if is_best:  # best.pth is still the one before
                 self.max_accuracy, self.best_epoch = self.best_before
 
-    def save_not_finite(self, epoch, failure):
-        """Keep the run as it is now, and which images made the loss not finite."""
+    def save_not_finite(self, epoch: int, facts: Mapping[str, Any]) -> None:
+        """Save the run as it is now, with the `facts` about a loss that is not finite: its step and images."""
         if not self.saves:
             return
-        path = os.path.join(self.options.output_dir, store.NOT_FINITE)
-        resume_state = {"step": failure.facts["noticed_at_step"]}
+        path = os.path.join(self.output_dir, store.NOT_FINITE)
+        resume_state = {"step": facts["noticed_at_step"]}
         try:
-            store.save_as(dict(self._state(epoch - 1, resume_state), not_finite=failure.facts), path)
-            self.run.logger.error("the run as it is now, and the images of that step, are kept in %s", path)
+            store.save_as(dict(self._state(epoch - 1, resume_state), not_finite=facts), path)
+            self.run.logger.error("the run as it is now, and the images of that step, are saved in %s", path)
         except store.SaveError as error:
             self.run.logger.error("%s", error)
 
-    def _state(self, epoch, resume_state):
+    def _state(self, epoch: int, resume_state: dict[str, Any] | None) -> dict[str, Any]:
         return dict(self.run.state_dict(), **self.payload(epoch, resume_state))
 
-    def check_saved(self):
-        """Before the process ends: RunError where the last checkpoint could not be written, even now.
+    def check_saved(self) -> None:
+        """Before the process ends, raise RunError if the last checkpoint cannot be written even now.
 
-        Then it is written into the system's folder for temporary files.
+        It is then written into the system's folder for temporary files.
         """
         if self.unsaved is None:
             return
-        self.save(*self.last)
+        self.save(*self.last_save)
         if self.unsaved is None:
             return
         path = os.path.join(tempfile.mkdtemp(prefix="spach-smlp-"), store.LATEST)
         try:
-            store.save_as(self._state(*self.last), path)
+            store.save_as(self._state(*self.last_save), path)
         except store.SaveError as error:
             message = "%s, nor elsewhere (%s): what came after the last checkpoint is lost" % (self.unsaved, error)
             raise RunError(message) from None
-        raise RunError("%s: it is in %s instead; make room, then go on with --resume=%s" % (self.unsaved, path, path))
+        message = "%s: it is in %s instead; make room, then resume with --resume=%s"
+        raise RunError(message % (self.unsaved, path, path))
 
-    def write(self, status):
-        """Bring log.txt and summary.json up to date on the first rank; whether that succeeded."""
+    def write(self, status: str) -> bool:
+        """Update log.txt and summary.json on the first rank; return whether that succeeded."""
         if not self.saves:
             return True
         try:
-            append_missing_rows(os.path.join(self.options.output_dir, ROWS), self.history)
-            write_json(os.path.join(self.options.output_dir, SUMMARY), self.summary(status))
+            append_missing_rows(os.path.join(self.output_dir, ROWS), self.history)
+            write_json(os.path.join(self.output_dir, SUMMARY), self.summary(status))
         except OSError as error:
             self.run.logger.error("cannot be written: %s", error)
             return False
         return True
 
-    def closing_lines(self):
-        """The last words of a run: best accuracy, speed, and where the weights are."""
+    def closing_lines(self) -> list[str]:
+        """Return the last lines of a run's log: best accuracy, speed, and where the weights are."""
         summary = self.summary("complete")
         lines = []
         if self.best_epoch is not None:
             lines.append("Best accuracy %.2f%% in epoch %d" % (self.max_accuracy, self.best_epoch))
         if summary["images_per_second"] is not None:
             lines.append("%.1f images/s on average" % summary["images_per_second"])
-        if self.options.output_dir:
+        if self.output_dir:
             name = store.LATEST if self.best_epoch is None else store.BEST
-            lines.append("Weights: %s" % os.path.join(self.options.output_dir, name))
+            lines.append("Weights: %s" % os.path.join(self.output_dir, name))
+        else:
+            lines.append("Nothing is saved: there is no --output-dir")
         return lines

@@ -1,13 +1,15 @@
 """From options to a Run: the model, what trains it, and the state it starts from."""
 
-import os
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from checkpoints import store
 from models import families
 from runtime import compiling
 from runtime.amp import select_precision
-from runtime.compat import Mixup, create_model, release_versions
+from runtime.compat import Mixup, create_model
 from runtime.distributed import sync_statistics
 from runtime.ema import Ema, NoEma
 from runtime.errors import UserError
@@ -16,28 +18,38 @@ from runtime.stops import StopSignals
 from training import finetune, losses, optim, teacher
 from training.run import Run
 
+if TYPE_CHECKING:
+    import logging
 
-def build_run(options, ranks, logger, classes, plan):
-    """model -> device -> optimizer -> precision -> EMA -> DDP -> load: apex must come before DDP, EMA copies the
-    bare module, and state is loaded into what the precision has prepared."""
-    device = ranks.device
-    trains = options.trains
+    from torch import nn
+
+    from options.parsing import Options
+    from results.folder import Plan
+    from runtime.device import Device
+    from runtime.distributed import Ranks
+
+
+def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: Sequence[str], plan: Plan) -> Run:
+    """Return the Run for `options`, in the state that `plan` starts from; the order of the steps matters."""
+    device, trains = ranks.device, options.trains
+    # The model with its initial weights, those of --finetune among them. Its parameters move to the device before the
+    # optimizer refers to them.
     model = build_weights(options, logger, classes, plan)
     syncs = trains and syncs_statistics(options, ranks, logger)
     model = (sync_statistics(model) if syncs else model).to(device.torch_device)
     is_compiled = compiling.compiles("off" if syncs else options.compile, device)
     if is_compiled:
         compiling.compile_blocks(model, options.compile)
+    # The optimizer and its learning rate.
     lr = optim.scaled_lr(options, ranks.virtual_size)
     optimizer = optim.build_optimizer(options, model, lr)
     learning_rate = optim.LearningRate(options, optimizer, lr)
+    # The precision may change model and optimizer; apex must do so before DDP wraps the model.
     precision = select_precision(options.amp, device, options.amp_dtype, options.opt_level)
     model, optimizer = precision.prepare(model, optimizer)
-    has_average = bool(plan.loaded and plan.loaded.get("model_ema"))
-    keeps_average = options.model_ema and (trains or has_average)
-    ema = NoEma()
-    if keeps_average:
-        ema = Ema(model, options.model_ema_decay, options.model_ema_force_cpu, options.model_ema_warmup)
+    # The EMA copies the bare model, not the one wrapped by DDP.
+    ema = build_ema(options, model, plan)
+    # DDP, if there are several ranks, and all that follows from the options alone.
     run = Run(
         device=device,
         ranks=ranks,
@@ -56,16 +68,25 @@ def build_run(options, ranks, logger, classes, plan):
         show_bar=ranks.is_main and sys.stderr.isatty(),
         is_compiled=is_compiled,
         skips_not_finite=options.on_nonfinite == "skip",
-        rounds=options.grad_accum_steps,
+        grad_accum_steps=options.grad_accum_steps,
         stop=StopSignals(logger.warning),
     )
+    # A checkpoint's state, last: into what the precision has prepared.
     if plan.loaded:
         load(options, run, plan)
     return run
 
 
-def syncs_statistics(options, ranks, logger):
-    """Whether `--sync-bn` is asked for and there are processes to synchronise; UserError where it cannot work."""
+def build_ema(options: Options, model: nn.Module, plan: Plan) -> Ema | NoEma:
+    """Return the EMA of the bare `model`; without training only if the checkpoint has EMA weights to evaluate."""
+    is_in_checkpoint = bool(plan.loaded and plan.loaded.get("model_ema"))
+    if not options.model_ema or not (options.trains or is_in_checkpoint):
+        return NoEma()
+    return Ema(model, options.model_ema_decay, options.model_ema_force_cpu, options.model_ema_warmup)
+
+
+def syncs_statistics(options: Options, ranks: Ranks, logger: logging.Logger) -> bool:
+    """Return whether `--sync-bn` is set and there are processes to synchronise; UserError if it cannot work."""
     if not options.sync_bn:
         return False
     if not ranks.can_sync_statistics():
@@ -76,8 +97,8 @@ def syncs_statistics(options, ranks, logger):
     return True
 
 
-def build_weights(options, logger, classes, plan):
-    """The model with the weights of `--finetune`, unless a checkpoint's follow, else with fresh ones."""
+def build_weights(options: Options, logger: logging.Logger, classes: Sequence[str], plan: Plan) -> nn.Module:
+    """Return the model with the weights of `--finetune`, or with random ones, which a checkpoint's may replace."""
     if plan.loaded or not options.trains or not options.finetune:
         return build_model(options, len(classes), store.options_of(plan.loaded or {}))
     source = finetune.read(options.finetune)
@@ -88,8 +109,11 @@ def build_weights(options, logger, classes, plan):
     return model
 
 
-def build_model(options, num_classes, recorded):
-    """The model with weights drawn from `--seed`; the token layout is the `recorded` one, unless one is asked for."""
+def build_model(options: Options, num_classes: int, recorded: Mapping[str, Any]) -> nn.Module:
+    """Return the model with random weights from `--seed`.
+
+    The token layout is that of the options, or else of the `recorded` ones, which a checkpoint was written with.
+    """
     families.check_options(options.model, options.as_dict())
     family = families.family_of(options.model)
     keywords = family.keywords(recorded, **{name: getattr(options, name) for name in family.options})
@@ -108,8 +132,8 @@ def build_model(options, num_classes, recorded):
         raise UserError("--model %s --input-size %d: %s" % (options.model, options.input_size, error)) from None
 
 
-def build_criterion(options, device, num_classes):
-    """What is learnt: from the targets, and with `--distillation-type` from a teacher."""
+def build_criterion(options: Options, device: Device, num_classes: int) -> nn.Module:
+    """Return the training criterion: of the targets and, with `--distillation-type`, of a teacher's outputs."""
     criterion = losses.build_criterion(options.mixes, options.smoothing)
     if options.distillation_type == "none" or not options.trains:
         return criterion
@@ -118,8 +142,8 @@ def build_criterion(options, device, num_classes):
     return losses.Distillation(criterion, loaded, kind, alpha, tau)
 
 
-def build_mixup(options, num_classes):
-    """timm's Mixup as the options ask, or None."""
+def build_mixup(options: Options, num_classes: int) -> Mixup | None:
+    """Return timm's Mixup, or None if the options switch mixup and cutmix off."""
     if not options.mixes:
         return None
     return Mixup(
@@ -134,8 +158,10 @@ def build_mixup(options, num_classes):
     )
 
 
-def load(options, run, plan):
-    """Put the checkpoint into the run; UserError where it belongs to another model or cannot be gone on with."""
+def load(options: Options, run: Run, plan: Plan) -> None:
+    """Load the checkpoint into the run; UserError if it belongs to another model or cannot be resumed."""
+    if plan.loaded is None or plan.path is None:
+        return
     recorded = store.options_of(plan.loaded)
     _check_recorded(plan.path, recorded, options, ("model", "input_size", "stem_type", "shared_spatial_func"))
     store.check_fits(plan.path, plan.loaded["model"], run.bare_model)
@@ -149,8 +175,8 @@ def load(options, run, plan):
     before, now = plan.loaded.get("world_size", run.ranks.virtual_size), run.ranks.virtual_size
     if before != now:
         raise UserError(
-            "%s was written by a run of %d process(es), this run has %d: go on with %d (--nproc=%d in the test/*.sh "
-            "wrappers), or with fewer that do their work (--virtual-ranks %d), or start in another --output-dir"
+            "%s was written by a run of %d process(es), this run has %d: resume with %d (--nproc=%d in the test/*.sh "
+            "wrappers), or with fewer that emulate them (--virtual-ranks %d), or start in another --output-dir"
             % (plan.path, before, now, before, before, before)
         )
     if recorded.get("opt", options.opt) != options.opt:
@@ -161,53 +187,17 @@ def load(options, run, plan):
     for name in ("batch_size", "grad_accum_steps") if plan.loaded.get("step") else ():
         if recorded.get(name, 1) != getattr(options, name):
             was = "--%s %s" % (name.replace("_", "-"), recorded.get(name, 1))
-            raise UserError("%s stopped within an epoch: go on with its %s" % (plan.path, was))
+            raise UserError("%s stopped within an epoch: resume with its %s" % (plan.path, was))
     store.load_into(plan.path, run, plan.loaded)
 
 
-def _check_recorded(path, recorded, options, names):
-    """UserError where an option has another value than the one that the checkpoint was made with."""
+def _check_recorded(path: str | None, recorded: Mapping[str, Any], options: Options, names: Sequence[str]) -> None:
+    """Raise UserError if an option has another value than the one that the checkpoint was written with."""
     for name in names:
         was, now, flag = recorded.get(name), getattr(options, name), "--" + name.replace("_", "-")
-        if was is not None and was != now:
-            remedy = {True: "pass " + flag, False: "leave out " + flag}.get(was, "pass %s %s" % (flag, was))
-            raise UserError("%s was made with %s %s, not %s: %s" % (path, flag, was, now, remedy))
-
-
-def describe(options, run, loaders, plan):
-    """One block that says what is about to happen."""
-    parameters = sum(parameter.numel() for parameter in run.bare_model.parameters())
-    world_size, virtual_size = run.ranks.world_size, run.ranks.virtual_size
-    processes = "%d process(es)" % world_size
-    if virtual_size != world_size:
-        processes += " for %d virtual ranks" % virtual_size
-    train_images = loaders.train.image_count if loaders.train else "no"
-    rows = [
-        ("device", "%s, %s" % (run.device, processes)),
-        ("precision", run.precision.name),
-        ("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, "{:,}".format(parameters))),
-        ("blocks", "compiled at their first use" if run.is_compiled else "not compiled"),
-        ("images", "%s train, %d val" % (train_images, loaders.val.image_count)),
-        ("classes", len(loaders.classes)),
-    ]
-    if hasattr(run.bare_model, "token_layout"):
-        rows.insert(4, ("token layout", run.bare_model.token_layout))
-    if loaders.train:
-        batch_size = loaders.train.batch_size
-        rounds = "" if run.rounds == 1 else " in each of %d rounds" % run.rounds
-        global_batch = batch_size * run.rounds * virtual_size
-        rows.append(("global batch", "%d (%d a rank%s)" % (global_batch, batch_size, rounds)))
-        rows.append(("peak LR", "%g" % optim.scaled_lr(options, virtual_size)))
-        rows.append(("epochs", "%d of %d steps" % (options.epochs, len(loaders.train))))
-    if isinstance(run.criterion, losses.Distillation):
-        rows.append(("teacher", "%s, %s" % (options.teacher_model, options.distillation_type)))
-    begun = "the weights of %s" % options.finetune if options.finetune and loaders.train else ""
-    rows.append(("start", "from %s" % (plan.path or begun or "random weights")))
-    folder = os.path.abspath(options.output_dir) if options.output_dir else "NOTHING IS SAVED: no --output-dir"
-    rows.append(("output", folder))
-    rows.append(("versions", release_versions()))
-    run.logger.info("\n" + "\n".join("    %-13s %s" % row for row in rows))
-    if loaders.train and loaders.train.batch_size < options.batch_size:
-        run.logger.warning(
-            "--batch-size %d is more than an epoch holds: %d is used", options.batch_size, loaders.train.batch_size
-        )
+        if was is None or was == now:
+            continue
+        remedy = "pass %s %s" % (flag, was)
+        if isinstance(was, bool):
+            remedy = ("pass " if was else "leave out ") + flag
+        raise UserError("%s was made with %s %s, not %s: %s" % (path, flag, was, now, remedy))

@@ -1,4 +1,8 @@
-"""Training criteria."""
+"""Training criteria: cross entropy with hard, smoothed or soft targets, and distillation from a teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -6,49 +10,54 @@ from torch.nn import functional
 
 from runtime.compat import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 class Criterion(nn.Module):
-    """criterion(inputs, outputs, targets) -> scalar; `inputs` (B, 3, H, W) are there for criteria that need them."""
+    """A loss of outputs and targets, called as criterion(inputs, outputs, targets) -> scalar; `inputs` are not used."""
 
-    def __init__(self, base):
+    def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
 
-    def forward(self, inputs, outputs, targets):
+    def forward(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of `outputs` (B, classes) for `targets` (B,) or (B, classes)."""
         return self.base(outputs, targets)
 
 
 class Distillation(nn.Module):
-    """`alpha` parts of what a frozen `teacher` says of the same images, the rest of the criterion `base`.
+    """(1 - `alpha`) times the criterion `base` plus `alpha` times the distance to a frozen `teacher`.
 
-    `outputs` (B, classes) learn from both; a model with a head for each gives the pair of both. "soft" is the teacher's
-    distribution at the temperature `tau`, "hard" its first class (Touvron et al., arXiv 2012.12877; the reference's
-    losses.py, which takes pairs alone and so fails with each of its models).
+    Both are computed from `outputs` (B, classes); a model with a head for each returns a pair of outputs. `kind` "soft"
+    compares with the teacher's distribution at the temperature `tau`, "hard" with its most probable class (Touvron et
+    al., arXiv 2012.12877; the reference's losses.py, which accepts only pairs and so fails with each of its models).
     """
 
-    def __init__(self, base, teacher, kind, alpha, tau):
+    def __init__(self, base: nn.Module, teacher: nn.Module, kind: str, alpha: float, tau: float) -> None:
         super().__init__()
         self.base, self.teacher = base, teacher
         self.kind, self.alpha, self.tau = kind, alpha, tau
 
-    def forward(self, inputs, outputs, targets):
+    def forward(self, inputs: Tensor, outputs: Tensor | tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        """Return the mean loss; the teacher sees the same `inputs` (B, 3, H, W) as the model."""
         for_base, for_teacher = outputs if isinstance(outputs, tuple) else (outputs, outputs)
         with torch.no_grad():
-            advice = self.teacher(inputs).float()
-        taught = self._distance(for_teacher.float(), advice)
-        return self.base(inputs, for_base, targets) * (1 - self.alpha) + taught * self.alpha
+            teacher_logits = self.teacher(inputs).float()
+        distance = self._distance(for_teacher.float(), teacher_logits)
+        return self.base(inputs, for_base, targets) * (1 - self.alpha) + distance * self.alpha
 
-    def _distance(self, outputs, advice):
+    def _distance(self, outputs: Tensor, teacher_logits: Tensor) -> Tensor:
         if self.kind == "hard":
-            return functional.cross_entropy(outputs, advice.argmax(dim=1))
+            return functional.cross_entropy(outputs, teacher_logits.argmax(dim=1))
         own = functional.log_softmax(outputs / self.tau, dim=1)
-        teachers = functional.log_softmax(advice / self.tau, dim=1)
+        teachers = functional.log_softmax(teacher_logits / self.tau, dim=1)
         # The published divisor is the number of logits, not of images: classes times less than the divergence's mean.
         return (teachers.exp() * (teachers - own)).sum() * (self.tau**2 / outputs.numel())
 
 
-def build_criterion(mixes, smoothing):
-    """Soft-target cross entropy where images are mixed, else cross entropy with or without label smoothing.
+def build_criterion(mixes: bool, smoothing: float) -> Criterion:
+    """Return soft-target cross entropy if images are mixed, else cross entropy with or without label smoothing.
 
     Mixing means mixup or cutmix: either makes the targets soft (the reference forgets cutmix alone).
     """

@@ -1,44 +1,125 @@
-"""What each class is taken for: the counts of an evaluation, as numbers of each class and the pairs mixed up most."""
+"""What an evaluation counts and computes: accuracy, loss and, with --per-class, the confusion matrix.
+
+To add a metric, add its sums to `Counts.update`, its value to `Counts.result`, and a field to `EvalResult`. The fields
+are columns of log.txt (with the prefix test_ or ema_) and the keys of evaluation.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy
 import torch
 from torch.nn import functional
 
-from runtime.errors import printable
+from runtime.errors import RunError, printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from runtime.distributed import Ranks
 
 LOSS_UNIT = 2.0**24  # losses are added up as integers of this fraction: exact, in any order, on any number of ranks
-MOST_SHOWN = 100  # classes up to which the whole matrix is told
+LARGEST_LOSS = 1e4  # a larger one counts as this much, so that their sum fits into an integer
+MOST_SHOWN = 100  # the largest number of classes whose whole confusion matrix is written
 MOST_PAIRS = 20
 _IN_LOG = 5
 
 
-def no_counts(classes, torch_device):
-    """int64 (classes, classes) of zeros for `count`: a row for each true class, a column for what it is taken for."""
-    return torch.zeros(classes, classes, dtype=torch.int64, device=torch_device)
+@dataclass(frozen=True)
+class EvalResult:
+    """The metrics of an evaluation, in percent but for the loss; how many images count, how many could not be read."""
+
+    acc1: float
+    acc5: float
+    loss: float
+    images: int
+    skipped: int
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics by name, without the numbers of images."""
+        return {name: value for name, value in self.as_dict().items() if name not in ("images", "skipped")}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields by name."""
+        return dataclasses.asdict(self)
 
 
-def count(counts, targets, predicted):
-    """Add images with the classes `targets` (B,), taken for `predicted` (B,), without waiting for the device."""
-    places = targets * counts.shape[1] + predicted
-    counts.view(-1).index_add_(0, places, torch.ones_like(places))
+class Counts:
+    """Named int64 sums over the images of an evaluation, on the device.
 
-
-def summary_of(counts, names):
-    """{"per_class", "confused", "confusion"} of the `counts`: plain numbers, for JSON.
-
-    "per_class" has {"name", "images", "correct", "acc1"} for each class in order, acc1 in percent, or None without
-    images. "confused" has the pairs that are mixed up most often, {"true", "predicted", "images", "percent"} of the
-    true class; "confusion" the rows of the matrix, or None for more than MOST_SHOWN classes.
+    With `classes`, `confusion` (classes, classes) has a row for each true class and a column for each predicted one;
+    it is None otherwise. Integers make the result independent of how the images are spread over batches and ranks.
     """
-    matrix = counts.cpu().numpy()
+
+    def __init__(self, torch_device: torch.device | str, classes: int | None = None) -> None:
+        names = ("images", "top1", "top5", "loss_units", "not_finite", "skipped")
+        self.sums = {name: torch.zeros((), dtype=torch.int64, device=torch_device) for name in names}
+        self.confusion = None
+        if classes is not None:
+            self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=torch_device)
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch of float32 `logits` (B, classes) and `targets` (B,), without waiting for the device."""
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        hits = best.eq(targets.unsqueeze(1))
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        is_finite = torch.isfinite(losses)
+        losses = torch.where(is_finite, losses, torch.zeros_like(losses)).clamp(max=LARGEST_LOSS)
+        self.sums["images"] += len(targets)
+        self.sums["top1"] += hits[:, 0].sum()
+        self.sums["top5"] += hits.any(dim=1).sum()
+        self.sums["loss_units"] += (losses * LOSS_UNIT).round().long().sum()
+        self.sums["not_finite"] += (~is_finite).sum()
+        if self.confusion is not None:
+            cells = targets * self.confusion.shape[1] + best[:, 0]
+            self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+
+    def add_skipped(self, images: int) -> None:
+        """Count images that could not be read."""
+        self.sums["skipped"] += images
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Replace each sum by the sum over all ranks, in one message; the confusion matrix takes another."""
+        totals = ranks.sum_(torch.stack(list(self.sums.values())))
+        self.sums = dict(zip(self.sums, totals.unbind()))
+        if self.confusion is not None:
+            ranks.sum_(self.confusion)
+
+    def result(self) -> EvalResult:
+        """Return the metrics; RunError if there was no image."""
+        sums = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist()))
+        images = sums["images"]
+        if not images:
+            raise RunError("no image could be evaluated")
+        return EvalResult(
+            acc1=100.0 * sums["top1"] / images,
+            acc5=100.0 * sums["top5"] / images,
+            loss=float("nan") if sums["not_finite"] else sums["loss_units"] / LOSS_UNIT / images,
+            images=images,
+            skipped=sums["skipped"],
+        )
+
+
+def per_class_summary(confusion: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Return {"per_class", "confused", "confusion"} for JSON, from a confusion matrix and the classes' names.
+
+    "per_class" has {"name", "images", "correct", "acc1"} for each class in order; acc1 is in percent, or None for a
+    class without images. "confused" lists the most frequently confused pairs as {"true", "predicted", "images",
+    "percent"}, in percent of the true class. "confusion" has the rows of the matrix, or is None for more than
+    MOST_SHOWN classes.
+    """
+    matrix = confusion.cpu().numpy()
     images, correct = matrix.sum(axis=1).tolist(), matrix.diagonal().tolist()
     rows = [
         {"name": name, "images": total, "correct": hits, "acc1": 100.0 * hits / total if total else None}
         for name, total, hits in zip(names, images, correct)
     ]
     confused = [
-        {"true": names[true], "predicted": names[taken], "images": times, "percent": 100.0 * times / images[true]}
-        for true, taken, times in _worst_pairs(matrix)
+        {"true": names[true], "predicted": names[other], "images": times, "percent": 100.0 * times / images[true]}
+        for true, other, times in _most_confused(matrix)
     ]
     return {
         "per_class": rows,
@@ -47,36 +128,33 @@ def summary_of(counts, names):
     }
 
 
-def _worst_pairs(matrix):
-    """[(true class, what it is taken for, times)], the most frequent first, among equals in the order of classes."""
-    true, taken = numpy.nonzero(matrix)
-    true, taken = true[true != taken], taken[true != taken]
-    times = matrix[true, taken]
-    order = numpy.lexsort((taken, true, -times))[:MOST_PAIRS]
-    return list(zip(true[order].tolist(), taken[order].tolist(), times[order].tolist()))
+def _most_confused(matrix: numpy.ndarray) -> list[tuple[int, int, int]]:
+    """Return [(true class, predicted class, times)], the most frequent first, then in the order of classes."""
+    true, predicted = numpy.nonzero(matrix)
+    is_wrong = true != predicted
+    true, predicted = true[is_wrong], predicted[is_wrong]
+    times = matrix[true, predicted]
+    order = numpy.lexsort((predicted, true, -times))[:MOST_PAIRS]
+    return list(zip(true[order].tolist(), predicted[order].tolist(), times[order].tolist()))
 
 
-def lines_of(summary):
-    """The worst few classes and pairs, for the log."""
+def per_class_table(summary: dict[str, Any]) -> list[str]:
+    """Return the lines of a table of the few worst classes and most confused pairs, for the log."""
     wrong = [row for row in summary["per_class"] if row["correct"] < row["images"]]
     if not wrong:
-        return ["Every image of every class is taken for what it is"]
+        return ["Every image is predicted as its own class"]
     worst = sorted(wrong, key=lambda row: row["acc1"])[:_IN_LOG]
-    texts = ["%s %.1f%% of %d" % (printable(row["name"]), row["acc1"], row["images"]) for row in worst]
     pairs = summary["confused"][:_IN_LOG]
-    taken = ["%s for %s (%d)" % (printable(p["true"]), printable(p["predicted"]), p["images"]) for p in pairs]
-    return [
-        "Lowest accuracy by class: " + ", ".join(texts),
-        "Most often taken for another: " + ", ".join(taken),
+    names = [printable(row["name"]) for row in worst]
+    pair_names = ["%s predicted as %s" % (printable(pair["true"]), printable(pair["predicted"])) for pair in pairs]
+    width = max(map(len, names + pair_names))
+    lines = ["Lowest accuracy by class"]
+    lines += [
+        "    %-*s  %5.1f%% of %d images" % (width, name, row["acc1"], row["images"]) for name, row in zip(names, worst)
     ]
-
-
-def count_hits(logits, best, targets):
-    """int64 [images, top-1 hits, top-5 hits, sum of losses in units of 2**-24, losses that are not finite]."""
-    losses = functional.cross_entropy(logits, targets, reduction="none")
-    hits = best.eq(targets.unsqueeze(1))
-    finite = torch.isfinite(losses)
-    units = (torch.where(finite, losses, torch.zeros_like(losses)).clamp(max=1e4) * LOSS_UNIT).round().long()
-    return torch.stack(
-        [torch.ones_like(targets).sum(), hits[:, 0].sum(), hits.any(dim=1).sum(), units.sum(), (~finite).sum()]
-    )
+    lines.append("Most often confused")
+    lines += [
+        "    %-*s  %5.1f%%, %d images" % (width, name, pair["percent"], pair["images"])
+        for name, pair in zip(pair_names, pairs)
+    ]
+    return lines

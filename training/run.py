@@ -1,49 +1,63 @@
-"""What a training run is made of."""
+"""Run: the model, the optimizer and all else that the training loop works with."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Callable
 
 from runtime.seeding import position_seed, seed_host
 from runtime.stops import StopSignals
 
+if TYPE_CHECKING:
+    import logging
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from runtime.amp import Precision
+    from runtime.device import Device
+    from runtime.distributed import Ranks
+    from runtime.ema import Ema, NoEma
+    from training.optim import LearningRate
+
 
 @dataclass
 class Run:
-    """What a training run is made of; built by build.build_run."""
+    """What the training loop works with; built by build.build_run."""
 
-    device: Any
-    ranks: Any
-    model: Any  # as trained: distributed where there are several ranks
-    bare_model: Any
-    ema: Any
-    criterion: Any
-    optimizer: Any
-    precision: Any
-    learning_rate: Any
-    mixup: Optional[Any]
-    clip_grad: Optional[float]
+    device: Device
+    ranks: Ranks
+    model: nn.Module  # as trained: wrapped by DDP if there are several ranks
+    bare_model: nn.Module
+    ema: Ema | NoEma
+    criterion: nn.Module
+    optimizer: Optimizer
+    precision: Precision
+    learning_rate: LearningRate
+    mixup: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    clip_grad: float | None  # the largest norm of the gradients
     seed: int
-    logger: Any
-    print_freq: int = 10
+    logger: logging.Logger
+    print_freq: int = 10  # steps from one progress line to the next
     show_bar: bool = False
     is_compiled: bool = False
-    skips_not_finite: bool = False
-    rounds: int = 1  # batches of a rank whose gradients make a step
+    skips_not_finite: bool = False  # whether a step whose loss is not finite is skipped, rather than ending the run
+    grad_accum_steps: int = 1
     skipped_in_a_row: int = 0
-    stop: Any = field(default_factory=StopSignals)
+    stop: StopSignals = field(default_factory=StopSignals)
 
-    def seed_step(self, epoch, number, rank):
-        """Set every generator for one batch of the (virtual) rank: mixup, dropout and drop path draw from them."""
+    def seed_step(self, epoch: int, number: int, rank: int) -> None:
+        """Seed every generator for batch `number` of a (virtual) rank: mixup, dropout and drop path use them."""
         value = position_seed("step", self.seed, epoch, rank, number)
         seed_host(value)
         self.device.seed(value)
 
-    def mix(self, images, targets):
-        """Mixed images and soft targets (B, classes), or both unchanged."""
+    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mixed images and soft targets (B, classes), or both unchanged without mixup."""
         return self.mixup(images, targets) if self.mixup is not None else (images, targets)
 
-    def state_dict(self):
-        """The learned state, by the reference's names."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the trained state under the reference's names."""
         state = {"model": self.bare_model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.ema.module is not None:
             state["model_ema"] = self.ema.state_dict()
@@ -51,19 +65,19 @@ class Run:
             state[self.precision.checkpoint_key] = self.precision.state_dict()
         return state
 
-    def load_state_dict(self, state):
-        """Restore what `state_dict` gave; a checkpoint without EMA starts the average from its weights."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of `state_dict`; the EMA starts from the model's weights if the checkpoint has none."""
         self.bare_model.load_state_dict(state["model"])
         self.ema.load_state_dict(state.get("model_ema") or state["model"])
         if state.get("optimizer"):
             self._load_optimizer(state["optimizer"])
         self.precision.load(state)
 
-    def _load_optimizer(self, state):
-        """Restore the optimizer's memory; its settings stay those of this run's options and device."""
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Restore the optimizer's buffers; keep the settings of this run's options and device."""
         names = ("weight_decay", "betas", "eps", "momentum", "foreach", "fused", "layer_scale")
         own, saved = self.optimizer.param_groups, state["param_groups"]
-        if len(own) == len(saved):  # else torch says so
+        if len(own) == len(saved):  # torch raises an error otherwise
             settings = [{name: group[name] for name in names if name in group} for group in own]
             state = dict(state, param_groups=[dict(group, **mine) for group, mine in zip(saved, settings)])
         self.optimizer.load_state_dict(state)

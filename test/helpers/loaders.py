@@ -8,7 +8,7 @@ import datasets
 from pipeline.batch_bytes import ToPixels
 from runtime.device import Device
 
-KEY = (0, 3, 0, 5)  # of one draw of an image: of what --seed, epoch and so on make of it
+KEY = (0, 3, 0, 5)  # of a draw: seed, epoch, rank and place
 
 
 def first_of(processes):

@@ -3,9 +3,9 @@
 import json
 import os
 
-import numpy
 import pytest
 import torch
+from image_folders import write_noise
 from PIL import Image
 from small_models import create_small_model
 from warm_runs import OPTIONS, run_main
@@ -15,18 +15,6 @@ from checkpoints import store
 from options import parsing
 
 VAL = {"<b>cat": 9, "dog": 5, "new\nline": 3}
-
-
-def write_classes(root):
-    source = numpy.random.RandomState(0)
-    for part in ("train", "val"):
-        for name, count in VAL.items():
-            folder = os.path.join(root, part, name)
-            os.makedirs(folder)
-            for number in range(8 if part == "train" else count):
-                pixels = source.randint(0, 256, (32, 32, 3)).astype("uint8")
-                Image.fromarray(pixels).save(os.path.join(folder, "%02d.png" % number))
-    return root
 
 
 def counted_by_hand(data, words, path):
@@ -46,7 +34,7 @@ def counted_by_hand(data, words, path):
 
 
 def test_the_numbers_of_each_class_on_one_and_two_processes(tmp_path):
-    data, out = write_classes(str(tmp_path / "images")), str(tmp_path / "out")
+    data, out = write_noise(str(tmp_path / "images"), dict.fromkeys(VAL, 8), VAL), str(tmp_path / "out")
     words = ["--data-path=" + data] + OPTIONS
     status, _, err = run_main(words + ["--output-dir=" + out, "--epochs=1"])
     assert status == 0, err

@@ -10,7 +10,7 @@ from bare_runs import CPU, Batches, run_of
 from recipe import golden
 
 import engine
-import utils
+from training.progress import Progress
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Clock:
 
 def progress_lines(caplog, steps, device=CPU):
     caplog.set_level(logging.INFO)
-    progress = utils.Progress("Epoch: [0]", steps, device, logging.getLogger("x"), clock=Clock())
+    progress = Progress("Epoch: [0]", steps, device, logging.getLogger("x"), clock=Clock())
     progress.lr = 1e-6
     for step, _ in progress.watch(range(steps)):
         progress.add(torch.tensor([7 - 0.01 * step]), 112)

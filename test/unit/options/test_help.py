@@ -4,6 +4,7 @@ import argparse
 import re
 
 import pytest
+import torch
 from command_lines import parse
 
 import benchmark
@@ -152,7 +153,7 @@ def test_main_says_it_in_one_line(words, message, capsys):
     assert capsys.readouterr().err == "main.py: error: %s\n" % message
 
 
-@pytest.mark.skipif(not hasattr(parsing.amp.torch, "compile"), reason="the benchmarks need torch 2.1 or newer")
+@pytest.mark.skipif(not hasattr(torch, "compile"), reason="the benchmarks need torch 2.1 or newer")
 @pytest.mark.parametrize(
     "words, message",
     [

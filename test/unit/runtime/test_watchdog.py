@@ -12,7 +12,7 @@ from pipeline import batches
 from pipeline.samplers import PositionBatches, RASampler, ShardBatches
 from runtime import stops
 from runtime.watchdog import NO_ANSWER, diagnose
-from utils import Progress
+from training.progress import Progress
 
 
 def readings(*rows):
