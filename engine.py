@@ -18,12 +18,13 @@ from training.steps import note_skipped, stop_unless_finite, take_gradients
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pipeline.batches import Batches
+    from runtime.device import Device
+    from training.protocols import EvalBatches, TrainBatches
 
 
 def train_one_epoch(
     run: Run,
-    batches: Batches,
+    batches: TrainBatches,
     epoch: int,
     resume_state: dict[str, Any] | None = None,
     save_every: int = 0,
@@ -75,7 +76,7 @@ def train_one_epoch(
     }
 
 
-def _agree(run: Run, batches: Batches, epoch: int, step: int, progress: Progress) -> int:
+def _agree(run: Run, batches: TrainBatches, epoch: int, step: int, progress: Progress) -> int:
     """Exchange the losses since the last call, and received signals, with all ranks; return the signal to stop for.
 
     Returns 0 without a signal. This happens before the update, so that with `print_freq` 1 a loss that is not finite
@@ -91,7 +92,7 @@ def _agree(run: Run, batches: Batches, epoch: int, step: int, progress: Progress
 
 
 @inference_mode()
-def evaluate(run: Run, model: nn.Module, batches: Batches, counts: Counts | None = None) -> EvalResult:
+def evaluate(run: Run, model: nn.Module, batches: EvalBatches, counts: Counts | None = None) -> EvalResult:
     """Return the metrics of the bare `model`, with each image counted once.
 
     Pass `counts` to keep them, for their confusion matrix. All ranks raise Stopped after a signal to any.
@@ -100,12 +101,13 @@ def evaluate(run: Run, model: nn.Module, batches: Batches, counts: Counts | None
     run.ranks.broadcast_buffers(model)
     if counts is None:
         counts = Counts(run.device.torch_device)
+    compiled_size = batches.batch_size if run.is_compiled else None
     for images, targets in batches:
         run.ranks.tick()
         if run.stop.number:
             break
         with run.precision.autocast():
-            logits = forward(run, model, images, batches.batch_size).float()
+            logits = forward(model, images, run.device, compiled_size).float()
         counts.update(logits, targets)
     counts.add_skipped(batches.skipped)
     run.ranks.mark_waiting()
@@ -117,23 +119,23 @@ def evaluate(run: Run, model: nn.Module, batches: Batches, counts: Counts | None
     return counts.result()
 
 
-def forward(run: Run, model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
+def forward(model: nn.Module, images: Tensor, device: Device, compiled_size: int | None = None) -> Tensor:
     """Return the logits (B, classes) of `images` in evaluation, where images do not influence each other.
 
-    A batch smaller than `batch_size` is filled up if the model is compiled: another size would compile it again. On a
-    CPU a batch goes through the model in parts that stay within the caches.
+    A batch smaller than the `compiled_size` is filled up: another size would compile the model again. On a CPU a batch
+    goes through a model that is not compiled in parts that stay within the caches.
     """
     count = len(images)
-    if run.is_compiled:
-        missing = images[:1].expand(max(batch_size - count, 0), -1, -1, -1)
-        images = torch.cat([images, missing]).contiguous(memory_format=run.device.memory_format)
+    if compiled_size is not None:
+        missing = images[:1].expand(max(compiled_size - count, 0), -1, -1, -1)
+        images = torch.cat([images, missing]).contiguous(memory_format=device.memory_format)
         return model(images)[:count]
-    most = run.device.images_in_cache(images.shape[2] * images.shape[3])
+    most = device.images_in_cache(images.shape[2] * images.shape[3])
     return torch.cat([model(part) for part in images.split(most or count)])
 
 
 @inference_mode()
-def throughput(run: Run, model: nn.Module, batches: Batches, warm_up: int = 50, repeats: int = 30) -> float:
+def throughput(run: Run, model: nn.Module, batches: EvalBatches, warm_up: int = 50, repeats: int = 30) -> float:
     """Log, in the reference's words, and return images a second of forward passes over the first batch."""
     model.eval()
     images, _ = next(iter(batches), (None, None))

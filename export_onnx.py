@@ -1,30 +1,32 @@
 """A checkpoint as ONNX and in other forms: `python export_onnx.py CKPT OUT.onnx`, see --help and docs/DEPLOY.md.
 
-OUT takes a batch of any size. It appears only if it computes what torch computes, with batches of 1 and of 3 images;
-the difference is printed. It says of itself which model and classes it has.
+OUT takes a batch of any size. It is kept only if it computes what torch computes, with batches of 1 and of 3 images;
+the difference is printed. Its metadata names the model and the classes.
 """
 
+from __future__ import annotations
+
+import argparse
 import os
 import sys
+from typing import Sequence
 
-import models
-from checkpoints import export, weights
 from options.command_line import FileParser, number
-from runtime import exporting
 from runtime.errors import UserError, shown
-from runtime.programs import run_program
+from runtime.names import DYNAMO_OPSET, EXPORT_FORMATS, TOKEN_LAYOUTS, TRACED_OPSET
+from runtime.programs import run_program, slow_imports
 from utils import check_target, replacing
 
 _ENDINGS = {".onnx": "onnx", ".ts": "torchscript", ".pt2": "exported_program", ".safetensors": "safetensors"}
 
 
-def parse(argv):
-    """The options in `argv`; UserError where they are wrong."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options in `argv`; UserError where they are wrong."""
     parser = FileParser("export_onnx.py", description="A checkpoint as a file that others run.", allow_abbrev=False)
     parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, or the output folder of a run")
     parser.add_argument("target", metavar="OUT", help="the file to write")
     endings = ", ".join("%s for %s" % pair for pair in _ENDINGS.items())
-    parser.add_argument("--format", choices=export.FORMATS, help="(default: what OUT ends with: %s)" % endings)
+    parser.add_argument("--format", choices=EXPORT_FORMATS, help="(default: what OUT ends with: %s)" % endings)
     parser.add_argument(
         "--with-preprocess",
         action="store_true",
@@ -35,10 +37,11 @@ def parse(argv):
         "--opset",
         type=number(int, low=7, high=99),
         metavar="N",
-        help="of ONNX; below %d torch traces (default: %d here)" % (exporting.DYNAMO_OPSET, exporting.default_opset()),
+        help="of ONNX; below %d torch traces (default: %d, before torch 2.5 %d)"
+        % (DYNAMO_OPSET, DYNAMO_OPSET, TRACED_OPSET),
     )
-    parser.add_argument("--ema", action="store_true", help="take the average of the weights")
-    parser.add_argument("--token-layout", choices=models.TOKEN_LAYOUTS, help="where CKPT does not record it")
+    parser.add_argument("--ema", action="store_true", help="export the EMA weights")
+    parser.add_argument("--token-layout", choices=TOKEN_LAYOUTS, help="where CKPT does not record it")
     parser.add_argument("--force", action="store_true", help="replace OUT")
     options = parser.parse_args(argv)
     if options.format is None:
@@ -49,26 +52,29 @@ def parse(argv):
     return options
 
 
-def _check(options):
+def _check(options: argparse.Namespace) -> None:
     check_target(options.target, options.force)
-    if options.format == "onnx":
-        for package in ("onnx", "onnxruntime"):  # said before minutes are spent
-            exporting.need(package, "--format onnx")
-    elif options.opset is not None:
+    if options.format != "onnx" and options.opset is not None:
         raise UserError("--opset %d: only ONNX has one" % options.opset)
     for flag, is_set in (("--with-preprocess", options.with_preprocess), ("--softmax", options.softmax)):
         if options.format == "safetensors" and is_set:
             raise UserError("%s: a safetensors file holds weights alone, no computation" % flag)
 
 
-def run(argv):
-    """Do what the command line `argv` asks for; the exit status."""
+def run(argv: Sequence[str]) -> int:
+    """Do what the command line `argv` asks for, and return the exit status."""
     options = parse(argv)
-    network = weights.load(options.checkpoint, options.ema, options.token_layout)
-    print("found    " + weights.describe(network.found, network.loaded))
-    for note in weights.notes_on(network.found, options.ema, network.has_names):
-        print("note     " + note)
-    module = export.Deployed(network.model, options.with_preprocess, options.softmax).eval()
+    with slow_imports():
+        from checkpoints import export, weights
+        from runtime import exporting
+    if options.format == "onnx":
+        for package in ("onnx", "onnxruntime"):  # reported before minutes are spent
+            exporting.need(package, "--format onnx")
+    network = weights.load_model(options.checkpoint, options.ema, options.token_layout)
+    print("found    " + weights.describe(network.info, network.checkpoint))
+    for line in weights.caveats(network.info, options.ema, network.has_names):
+        print("note     " + line)
+    module = export.DeployedModel(network.model, options.with_preprocess, options.softmax).eval()
     opset = options.opset or exporting.default_opset()
     with replacing(options.target, options.force) as staged:
         difference = export.write(staged, options.format, network, module, opset)
@@ -85,7 +91,7 @@ def run(argv):
     return 0
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run and return the exit status: 0; 1 where OUT does not compute the same; 2 for bad input; 130 after Ctrl-C."""
     return run_program("export_onnx.py", run, argv)
 

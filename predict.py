@@ -1,43 +1,49 @@
-"""Class names and probabilities of images: `python predict.py CKPT IMAGE|FOLDER|- [...]`, see --help.
+"""Class names and probabilities of images: `python predict.py CKPT IMAGE|FOLDER|- [...]`, see --help; or from Python:
 
-A line an image: its path and, from the likeliest on, classes and their probabilities, separated by tabs. An image that
-cannot be read is said on stderr, and the exit status is then 1. The probabilities are those of `main.py --eval --amp
-none`, in float32.
+    from predict import load
+    classifier = load("output/photos")   # any checkpoint, or the output folder of a run
+    classifier("a.jpg", top=3)           # [("cat", 0.98), ("dog", 0.01), ("cow", 0.01)]
+
+The command prints a line for each image: its path, then the classes from the likeliest on with their probabilities,
+separated by tabs. Unreadable images are reported on stderr, and the exit status is then 1. The probabilities are those
+of `main.py --eval --amp none`, in float32.
 """
 
+from __future__ import annotations
+
+import argparse
 import csv
 import json
 import os
 import sys
-from argparse import Namespace
-from collections import namedtuple
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
-import torch
-from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
-import datasets
-import engine
-import models
-from checkpoints import weights
 from options.command_line import FileParser, number
-from pipeline import batch_bytes, batches, contact_sheet
-from pipeline.reading import walk
-from runtime.binding import usable_cores
-from runtime.compat import inference_mode
-from runtime.device import select_device
-from runtime.errors import RunError, UserError, printable, reason, shown
-from runtime.names import DEVICE_KINDS
-from runtime.programs import run_program
-from runtime.stops import leave_to_parent
+from runtime.errors import UserError, printable, shown
+from runtime.names import DEVICE_KINDS, TOKEN_LAYOUTS
+from runtime.programs import report, run_program, slow_imports
 from utils import check_target, replacing
 
-# Of one image: (class, probability) from the likeliest on, or what went wrong (the other is None).
-Result = namedtuple("Result", "path top error")
+if TYPE_CHECKING:
+    from commands.classify import Classifier, Prediction
+
+MOST_ON_SHEET = 100
 
 
-def parse(argv):
-    """The options in `argv`; UserError where they are wrong."""
+def load(path: str, device: str = "auto", ema: bool = False, token_layout: str | None = None) -> Classifier:
+    """Return the Classifier of a checkpoint file or of a run's output folder (its best checkpoint).
+
+    `device` is "auto", "npu", "cuda" or "cpu"; `ema` selects the EMA weights; `token_layout` overrides what the file
+    records. ValueError where the file holds no model.
+    """
+    from checkpoints.weights import load_model
+    from commands.classify import Classifier
+
+    return Classifier(load_model(os.fspath(path), ema, token_layout), device)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the options in `argv`; UserError where they are wrong."""
     parser = FileParser("predict.py", description="Class names and probabilities of images.", allow_abbrev=False)
     parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, or the output folder of a run")
     parser.add_argument(
@@ -58,13 +64,11 @@ def parse(argv):
         "--num-workers",
         type=number(int, high=1024),
         metavar="N",
-        help="processes that read images (default: 10, or the cores; none for a single batch)",
+        help="processes that read images (default: 10, or the number of cores; none for a single batch)",
     )
-    parser.add_argument("--ema", action="store_true", help="with the average of the weights")
-    parser.add_argument("--token-layout", choices=models.TOKEN_LAYOUTS, help="where CKPT does not record it")
-    parser.add_argument(
-        "--plot", metavar="SHEET.png", help="a contact sheet of the first %d images" % contact_sheet.MOST
-    )
+    parser.add_argument("--ema", action="store_true", help="use the EMA weights")
+    parser.add_argument("--token-layout", choices=TOKEN_LAYOUTS, help="where CKPT does not record it")
+    parser.add_argument("--plot", metavar="SHEET.png", help="a contact sheet of the first %d images" % MOST_ON_SHEET)
     parser.add_argument("--force", action="store_true", help="replace SHEET.png")
     options = parser.parse_args(argv)
     if options.plot is not None:
@@ -74,41 +78,44 @@ def parse(argv):
     return options
 
 
-def run(argv):
-    """Do what the command line `argv` asks for; the exit status: 1 where an image failed, else 0."""
+def run(argv: Sequence[str]) -> int:
+    """Do what the command line `argv` asks for, and return the exit status: 1 where an image failed, else 0."""
     options = parse(argv)
-    device = select_device(options.device)
-    device.compute_float32_in_full()
-    network = weights.load(options.checkpoint, options.ema, options.token_layout)
-    say(weights.describe(network.found, network.loaded))
-    for note in weights.notes_on(network.found, options.ema, network.has_names):
-        say(note)
+    with slow_imports():
+        from checkpoints import weights
+    classifier = load(options.checkpoint, options.device, options.ema, options.token_layout)
+    trained = classifier.trained
+    print_note(weights.describe(trained.info, trained.checkpoint))
+    for line in weights.caveats(trained.info, options.ema, trained.has_names):
+        print_note(line)
     paths = find_images(options.images)
-    write = writer_for(options, min(options.top, len(network.classes)))
+    write = writer_for(options, min(options.top, len(classifier.class_names)))
     failed, sheet = 0, []
-    for result in classify(network, device, paths, options):
-        write(result)
-        if result.error is not None:
+    for prediction in classifier.predict_files(paths, options.top, options.batch_size, options.num_workers):
+        write(prediction)
+        if prediction.top is None:
             failed += 1
-            say("error: %s: %s" % (shown(result.path), result.error))
-        elif len(sheet) < contact_sheet.MOST:
-            sheet.append((result.path, (printable(result.top[0][0]), "%.1f %%" % (100 * result.top[0][1]))))
+            print_note("error: %s: %s" % (shown(prediction.path), prediction.error))
+        elif len(sheet) < MOST_ON_SHEET:
+            name, probability = prediction.top[0]
+            sheet.append((prediction.path, (printable(name), "%.1f %%" % (100 * probability))))
     if options.plot is not None:
         plot(sheet, len(paths) - failed, options)
     if failed:
-        say("%d of %d images failed" % (failed, len(paths)))
+        print_note("%d of %d images failed" % (failed, len(paths)))
     return 1 if failed else 0
 
 
-def say(text):
-    """One line on stderr."""
-    sys.stderr.write("predict.py: %s\n" % printable(text))
-    sys.stderr.flush()  # Python before 3.9 keeps it back where stderr is no terminal
+def print_note(text: str) -> None:
+    """Write one line to stderr."""
+    report("predict.py", text)
 
 
-def find_images(words):
-    """The paths that the words of the command line mean, in their order, those of a folder sorted."""
-    paths = []
+def find_images(words: Sequence[str]) -> list[str]:
+    """Return the paths that the words of the command line mean, in their order, those of a folder sorted."""
+    from commands.classify import images_below
+
+    paths: list[str] = []
     for word in words:
         for path in paths_on_stdin() if word == "-" else [word]:
             paths += images_below(path) if os.path.isdir(path) else [path]
@@ -117,123 +124,60 @@ def find_images(words):
     return paths
 
 
-def paths_on_stdin():
-    """The paths on stdin, which may be of any bytes: separated by null characters if there are any, else one a line."""
+def paths_on_stdin() -> list[str]:
+    """Return the paths on stdin, of any bytes: separated by null characters if there are any, else one a line."""
     content = sys.stdin.buffer.read()
     parts = content.split(b"\0" if b"\0" in content else b"\n")
     return [os.fsdecode(part) for part in parts if part]
 
 
-def images_below(folder):
-    """The image files in the folder and in those below, sorted; UserError where there is none."""
-    found = []
-    for inner, _, files in walk(folder):
-        names = [name for name in files if name.lower().endswith(IMG_EXTENSIONS)]
-        found += [os.path.join(folder, inner, name) for name in names]
-    if not found:
-        raise UserError("%s holds no image (%s)" % (shown(folder), ", ".join(IMG_EXTENSIONS)))
-    return sorted(found)
-
-
-def classify(network, device, paths, options):
-    """Yield the Result of each of `paths`, in their order."""
-    transform = datasets.build_transform(False, Namespace(input_size=network.found["size"]))
-    dataset = datasets.ImageFolder([(path, place) for place, path in enumerate(paths)], batch_bytes.ToPixels(transform))
-    workers = options.num_workers
-    if workers is None:
-        workers = min(10, usable_cores()) if len(paths) > options.batch_size else 0
-    loader = DataLoader(
-        dataset,
-        options.batch_size,
-        num_workers=workers,
-        collate_fn=batches.collate,
-        worker_init_fn=leave_to_parent,
-    )
-    model = network.model.to(device.torch_device)
-    for first, (joined, bad_files) in zip(range(0, len(paths), options.batch_size), delivered(loader)):
-        tops = {} if joined is None else predict(network, model, device, joined, options.top)
-        reasons = iter(bad_files)
-        for place in range(first, min(first + options.batch_size, len(paths))):
-            yield result_of(paths[place], tops.get(place), reasons)
-
-
-def delivered(loader):
-    """What the loader gives; RunError where a process of it is lost."""
-    try:
-        yield from batches.start(loader)
-    except (RuntimeError, OSError, EOFError) as error:
-        if not batches.means_a_lost_process(error):
-            raise
-        message = "a process that reads images was lost (%s): lower --num-workers or --batch-size"
-        raise RunError(message % reason(error)) from None
-
-
-def result_of(path, top, reasons):
-    """The Result of the image `path`; where it has no `top` classes, the next of the `reasons` is why."""
-    if top is None:  # the dataset says "PATH (WHY)"
-        return Result(path, None, next(reasons)[len(shown(path)) + 2 : -1])
-    if any(probability != probability for _, probability in top):
-        return Result(path, None, "the output of the model is not finite")
-    return Result(path, top, None)
-
-
-@inference_mode()
-def predict(network, model, device, joined, count):
-    """{place of an image: its `count` likeliest classes with their probabilities} of a PixelBatch."""
-    images, places = batch_bytes.to_images(joined, device)
-    current = Namespace(device=device, is_compiled=False)
-    logits = engine.forward(current, model, images, len(images)).float()
-    best = logits.topk(min(count, len(network.classes)), dim=1).indices  # as the accuracy is counted: by logits
-    values = torch.softmax(logits, dim=1).gather(1, best)
-    return {
-        place: [(network.classes[number], value) for number, value in zip(*row)]
-        for place, *row in zip(places.tolist(), best.tolist(), values.tolist())
-    }
-
-
-def writer_for(options, count):
-    """A function that writes a Result of `count` classes to stdout in the style of the options."""
+def writer_for(options: argparse.Namespace, count: int) -> Callable[[Prediction], Any]:
+    """Return a function that writes a Prediction of `count` classes to stdout in the style of the options."""
+    stdout: Any = sys.stdout
     if options.json:
         return write_json
     if not options.csv:
-        sys.stdout.reconfigure(errors="backslashreplace")
+        stdout.reconfigure(errors="backslashreplace")
         return write_line
-    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # a file's name may be no text
-    rows = csv.writer(sys.stdout)
-    columns = [name % place for place in range(1, count + 1) for name in ("class_%d", "probability_%d")]
+    stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")  # a file's name may be no text
+    rows = csv.writer(stdout)
+    columns = [name % rank for rank in range(1, count + 1) for name in ("class_%d", "probability_%d")]
     rows.writerow(["path", *columns, "error"])
 
-    def write_row(result):
-        cells = [cell for pair in result.top or [("", "")] * count for cell in pair]
-        rows.writerow([result.path, *cells, result.error or ""])
+    def write_row(prediction: Prediction) -> None:
+        cells = [cell for pair in prediction.top or [("", "")] * count for cell in pair]
+        rows.writerow([prediction.path, *cells, prediction.error or ""])
 
     return write_row
 
 
-def write_json(result):
-    """{"path", "top": [{"class", "probability"}], "error"} as one line; of the last two one is null."""
-    top = result.top and [{"class": name, "probability": value} for name, value in result.top]
-    sys.stdout.write(json.dumps({"path": result.path, "top": top, "error": result.error}) + "\n")
+def write_json(prediction: Prediction) -> None:
+    """Write {"path", "top": [{"class", "probability"}], "error"} as one line; one of the last two is null."""
+    top = prediction.top and [{"class": name, "probability": value} for name, value in prediction.top]
+    sys.stdout.write(json.dumps({"path": prediction.path, "top": top, "error": prediction.error}) + "\n")
 
 
-def write_line(result):
-    """The path and, from the likeliest on, classes and probabilities; nothing for an image that failed."""
-    if result.top is not None:
-        cells = [cell for name, value in result.top for cell in (printable(name), "%.6f" % value)]
-        sys.stdout.write("\t".join([shown(result.path), *cells]) + "\n")
+def write_line(prediction: Prediction) -> None:
+    """Write the path, then classes and probabilities from the likeliest on; nothing for an image that failed."""
+    if prediction.top is not None:
+        cells = [cell for name, value in prediction.top for cell in (printable(name), "%.6f" % value)]
+        sys.stdout.write("\t".join([shown(prediction.path), *cells]) + "\n")
 
 
-def plot(sheet, count, options):
-    """Write the contact sheet of --plot, and say how many of the `count` images are not on it."""
+def plot(sheet: list[tuple[str, tuple[str, str]]], count: int, options: argparse.Namespace) -> None:
+    """Write the contact sheet of --plot, and report how many of the `count` images are not on it."""
+    from pipeline import contact_sheet
+
     if not sheet:
-        return say("--plot: there is nothing to show, so %s is not written" % options.plot)
+        print_note("--plot: there is nothing to show, so %s is not written" % options.plot)
+        return
     with replacing(options.plot, options.force) as staged, open(staged, "wb") as file:
         contact_sheet.draw(sheet, file)
     left = count - len(sheet)
-    return say("%s shows %d images%s" % (options.plot, len(sheet), ", %d more are left out" % left if left else ""))
+    print_note("%s shows %d images%s" % (options.plot, len(sheet), ", %d more are left out" % left if left else ""))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run and return the exit status: 0; 1 where an image failed; 2 for bad input; 130 after Ctrl-C."""
     return run_program("predict.py", run, argv)
 

@@ -4,6 +4,8 @@ is there.
 The second is the ratio of engine.train_one_epoch over batches that are ready to the same steps without the loop.
 """
 
+from __future__ import annotations
+
 import tempfile
 import time
 
@@ -54,6 +56,10 @@ class Watched:
             self.waited += time.perf_counter() - started
             yield batch
 
+    def images_of(self, epoch: int, number: int, rank: int) -> list[tuple[int, str]]:
+        """Return (index, path) of the images in a batch."""
+        return self.batches.images_of(epoch, number, rank)
+
 
 class Ready:
     """The same batch for every step."""
@@ -67,6 +73,10 @@ class Ready:
 
     def epoch(self, epoch, first_step=0):
         return (self.batch for _ in range(self.steps))
+
+    def images_of(self, epoch: int, number: int, rank: int) -> list[tuple[int, str]]:
+        """Return nothing: its images come from no files."""
+        return []
 
 
 def _waiting(args, options, run):

@@ -79,7 +79,7 @@ def _ours(args, device, mode, precision, choice):
     if mode == "eval":
 
         def forward(images):
-            return engine.forward(run, run.bare_model, images, args.batch_size)
+            return engine.forward(run.bare_model, images, run.device, args.batch_size if run.is_compiled else None)
 
         return _evaluation(forward, run.bare_model, run.precision, device, batch[0])
 

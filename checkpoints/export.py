@@ -1,32 +1,43 @@
-"""A trained model in a form that others run, written only once it computes what torch computes here."""
+"""Export of a trained model to files that other runtimes run, each checked against torch before it is kept."""
+
+from __future__ import annotations
 
 import json
-from collections import namedtuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy
 import torch
 from torch import nn
 
 from checkpoints import weights
-from pipeline.batch_bytes import IMAGENET_MEAN, IMAGENET_STD
 from runtime import exporting
 from runtime.errors import RunError, reason
+from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 
-FORMATS = ("onnx", "torchscript", "exported_program", "safetensors")
-BATCH_SIZES = (1, 3)  # that the written file is tried with
+if TYPE_CHECKING:
+    from checkpoints.weights import TrainedModel
+
+BATCH_SIZES = (1, 3)  # with which the written file is checked
 TOLERANCE = 1e-4  # of the largest output: float32 sums in another order differ by 1e-6 or so
 
-Difference = namedtuple("Difference", "largest allowed")
+
+@dataclass
+class Difference:
+    """The largest difference between the outputs of a file and of torch, and the largest that is allowed."""
+
+    largest: float
+    allowed: float
 
 
-class Deployed(nn.Module):
-    """The model with what comes before and after it.
+class DeployedModel(nn.Module):
+    """A model with its preprocessing and postprocessing.
 
-    Takes normalised float32 images (B, 3, S, S), or with `preprocesses` uint8 RGB; gives logits (B, classes), or with
-    `softmaxes` probabilities.
+    The input is normalised float32 images (B, 3, S, S), or with `preprocesses` uint8 RGB; the output is logits
+    (B, classes), or with `softmaxes` probabilities.
     """
 
-    def __init__(self, model, preprocesses, softmaxes):
+    def __init__(self, model: nn.Module, preprocesses: bool, softmaxes: bool) -> None:
         super().__init__()
         self.model, self.preprocesses, self.softmaxes = model, preprocesses, softmaxes
         if preprocesses:
@@ -34,48 +45,50 @@ class Deployed(nn.Module):
                 self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
 
     @property
-    def names(self):
-        """Of the input and of the output."""
+    def names(self) -> list[str]:
+        """The names of the input and of the output."""
         return ["images", "probabilities" if self.softmaxes else "logits"]
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         if self.preprocesses:
             images = (images.float() / 255 - self.mean) / self.std
         outputs = self.model(images)
         return torch.softmax(outputs, dim=1) if self.softmaxes else outputs
 
-    def example(self, batch, size):
-        """Images (batch, 3, size, size) as the module takes them, always the same."""
+    def example(self, batch: int, size: int) -> torch.Tensor:
+        """Return images (batch, 3, size, size) in the form of the input, always the same ones."""
         values = numpy.random.RandomState(batch).randint(0, 256, (batch, 3, size, size)).astype(numpy.uint8)
         images = torch.from_numpy(values)
-        return images if self.preprocesses else Deployed(nn.Identity(), True, False)(images)
+        return images if self.preprocesses else DeployedModel(nn.Identity(), True, False)(images)
 
 
-def metadata_of(network, module):
-    """What the file says of itself: {name: text, number or list}."""
-    said = {
-        "model": network.found["model"],
-        "classes": network.classes,
-        "input_size": network.found["size"],
+def metadata_of(network: TrainedModel, module: DeployedModel) -> dict[str, Any]:
+    """Return the metadata that a file carries: {name: text, number or list}."""
+    metadata = {
+        "model": network.info.model,
+        "classes": network.class_names,
+        "input_size": network.info.image_size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
         "input": "uint8 RGB, 0 to 255" if module.preprocesses else "float32 RGB, (value / 255 - mean) / std",
         "output": module.names[1],
     }
-    if "token_layout" in network.found["keywords"]:
-        said["token_layout"] = network.found["keywords"]["token_layout"]
-    return said
+    if "token_layout" in network.info.keywords:
+        metadata["token_layout"] = network.info.keywords["token_layout"]
+    return metadata
 
 
-def write(path, kind, network, module, opset=None):
-    """Write the file of one of the FORMATS and compare it with `module`: the Difference, None for safetensors.
+def write(
+    path: str, kind: str, network: TrainedModel, module: DeployedModel, opset: int | None = None
+) -> Difference | None:
+    """Write a file of one of EXPORT_FORMATS, and return the Difference between it and `module`; None for safetensors.
 
-    RunError where it does not compute the same; the file is then to be deleted.
+    RunError where it does not compute the same; the caller deletes the file then.
     """
     if kind == "safetensors":
         return _write_weights(path, network)
     metadata = metadata_of(network, module)
-    images = module.example(2, network.found["size"])
+    images = module.example(2, network.info.image_size)
     if kind == "onnx":
         data, load = _onnx_file(module, images, metadata, opset), _load_onnx
     else:
@@ -87,18 +100,18 @@ def write(path, kind, network, module, opset=None):
     with open(path, "wb") as file:
         file.write(data)
     with open(path, "rb") as file:
-        written, said = load(file.read())
-    if said != (_as_texts(metadata) if kind == "onnx" else json.dumps(metadata)):
-        raise RunError("what the file says of itself is not what was written")
-    return compare(module, written, network.found["size"])
+        written, found = load(file.read())
+    if found != (_as_texts(metadata) if kind == "onnx" else json.dumps(metadata)):
+        raise RunError("the metadata of the file is not what was written")
+    return compare(module, written, network.info.image_size)
 
 
-def _as_texts(metadata):
-    """ONNX keeps texts alone: all others as JSON."""
+def _as_texts(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return the metadata as ONNX keeps it: texts, all other values as JSON."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
 
 
-def _onnx_file(module, images, metadata, opset):
+def _onnx_file(module: DeployedModel, images: torch.Tensor, metadata: dict[str, Any], opset: int | None) -> bytes:
     model = exporting.onnx_model(module, images, module.names, opset)
     for graph in [model.graph, *getattr(model, "functions", [])]:
         for node in graph.node:
@@ -113,13 +126,14 @@ def _onnx_file(module, images, metadata, opset):
     return model.SerializeToString()
 
 
-def _load_onnx(data):
-    run, said = exporting.onnx_runner(data, torch.get_num_threads())
-    return lambda images: torch.from_numpy(run(images.numpy())), said
+def _load_onnx(data: bytes) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict[str, str]]:
+    run, metadata = exporting.onnx_runner(data, torch.get_num_threads())
+    return lambda images: torch.from_numpy(run(images.numpy())), metadata
 
 
-def _write_weights(path, network):
-    weights.save_safetensors(path, weights.copied(network.weights), weights.known_of(network.found, network.loaded))
+def _write_weights(path: str, network: TrainedModel) -> None:
+    metadata = weights.metadata_of(network.info, network.checkpoint)
+    weights.save_safetensors(path, weights.clone(network.weights), metadata)
     written = weights.read(path)["model"]
     if sorted(written) != sorted(network.weights):
         raise RunError("the names of the weights are not those that were written")
@@ -131,9 +145,11 @@ def _write_weights(path, network):
 
 
 @torch.no_grad()
-def compare(module, written, size):
-    """The Difference between the outputs of `module` and those of the function `written`, at each of BATCH_SIZES;
-    RunError where it is too large."""
+def compare(module: DeployedModel, written: Callable[[torch.Tensor], torch.Tensor], size: int) -> Difference:
+    """Return the Difference between the outputs of `module` and of the function `written`, over all BATCH_SIZES.
+
+    RunError where it is larger than allowed.
+    """
     largest, scale = 0.0, 0.0
     for batch in BATCH_SIZES:
         images = module.example(batch, size)

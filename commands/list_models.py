@@ -1,40 +1,34 @@
-"""`--list-models`: what there is, how large it is, and what its authors publish of it."""
+"""`--list-models`: the models, how large they are, and what their authors publish of them, without importing torch."""
 
-import models
-from runtime.compat import count_multiply_adds, create_model, without_contents
+from __future__ import annotations
 
-SIDE, CLASSES = 224, 1000
-# Acc@1 in percent and G multiply-adds at 224 pixels, as the authors publish them (github.com/microsoft/SPACH).
-PUBLISHED = {
-    "smlpnet_tiny": (81.9, 5.0),
-    "smlpnet_small": (83.1, 10.3),
-    "smlpnet_base": (83.4, 14.0),
-    "spach_ms_s_patch4_224_conv": (81.6, 7.2),
-    "spach_ms_s_patch4_224_attn": (82.9, 7.6),
-    "spach_ms_s_patch4_224_mlp": (82.1, 8.2),
-    "spach_ms_s_patch4_224_hybrid": (83.7, 11.2),
-    "shiftvit_light_tiny": (79.4, 3.0),
-    "shiftvit_r2_tiny": (81.7, 4.5),
-    "shiftvit_light_small": (81.6, 5.7),
-    "shiftvit_r2_small": (82.8, 8.8),
-}
+import json
+import os
+from typing import Any, Iterator
+
+SIDE = 224
+# For each model its parameters with 1000 classes, its multiply-adds for an image of SIDE x SIDE pixels, and, where the
+# authors publish them (github.com/microsoft/SPACH), Acc@1 on ImageNet in percent and 10**9 multiply-adds.
+SIZES = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "models", "sizes.json")
 
 
-def size_of(name):
-    """(parameters, multiply-adds of an image or None where torch cannot count them) of a model."""
-    with without_contents():
-        model = create_model(name, num_classes=CLASSES).eval()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, count_multiply_adds(model, (1, 3, SIDE, SIDE))
+def sizes() -> dict[str, dict[str, Any]]:
+    """Return the table of models/sizes.json by model name."""
+    with open(SIZES, encoding="utf-8") as file:
+        return json.load(file)
 
 
-def lines():
-    """The lines of the table, each as soon as its model has been counted."""
+def names() -> list[str]:
+    """Return the names of this project's models."""
+    return list(sizes())
+
+
+def lines() -> Iterator[str]:
+    """Yield the lines of the table."""
     head = ("model", "parameters", "GFLOPs", "pixels", "published Acc@1", "GFLOPs")
     yield "%-30s %12s %7s %7s %16s %7s" % head
-    for name in models.MODEL_NAMES:
-        parameters, multiply_adds = size_of(name)
-        counted = "-" if multiply_adds is None else "%.2f" % (multiply_adds / 1e9)
-        accuracy, flops = PUBLISHED.get(name, ("-", "-"))
-        yield "%-30s %12s %7s %7d %16s %7s" % (name, "{:,}".format(parameters), counted, SIDE, accuracy, flops)
+    for name, row in sizes().items():
+        counted = "%.2f" % (row["multiply_adds"] / 1e9)
+        published = (row.get("published_acc1", "-"), row.get("published_gflops", "-"))
+        yield "%-30s %12s %7s %7d %16s %7s" % (name, "{:,}".format(row["parameters"]), counted, SIDE, *published)
     yield "GFLOPs are 10**9 multiply-adds of one image, as the papers count; --input-size gives other sizes."

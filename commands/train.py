@@ -28,9 +28,9 @@ from training.progress import epoch_line
 if TYPE_CHECKING:
     from datasets import Loaders
     from options.parsing import Options
-    from pipeline.batches import Batches
     from results.folder import Plan
     from training.metrics import Counts, EvalResult
+    from training.protocols import EvalBatches
     from training.run import Run
 
 report_line = functools.partial(report, "main.py")
@@ -212,7 +212,7 @@ def summary_of(counts: Counts, loaders: Loaders) -> dict[str, Any]:
     return metrics.per_class_summary(counts.confusion, loaders.classes) if counts.confusion is not None else {}
 
 
-def evaluate(run: Run, batches: Batches, counts: Counts) -> tuple[EvalResult, EvalResult | None]:
+def evaluate(run: Run, batches: EvalBatches, counts: Counts) -> tuple[EvalResult, EvalResult | None]:
     """Return and log the metrics of the weights and of the EMA weights (None without them)."""
     result = engine.evaluate(run, run.bare_model, batches, counts)
     values = (result.acc1, result.acc5, result.loss)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from runtime.compat import DropPath, feature_getter, register_model
+from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 
 
 class ImageModel(nn.Module):
@@ -16,6 +17,19 @@ class ImageModel(nn.Module):
     computation: `embed`, `run_stage` and `normalise`. It applies its blocks by `apply_block`, in whose place a compiled
     function may be put. `num_classes=0` leaves the pooled features (B, num_features).
     """
+
+    def set_config(self, image_size, in_chans, first_conv, classifier):
+        """Set timm's `pretrained_cfg`, from which it derives the evaluation transform of images of `image_size`."""
+        self.pretrained_cfg = self.default_cfg = {
+            "input_size": (in_chans, image_size, image_size),
+            "num_classes": self.num_classes,
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "crop_pct": 224 / 256,
+            "interpolation": "bicubic",
+            "first_conv": first_conv,
+            "classifier": classifier,
+        }
 
     def make_classifier(self, num_classes):
         """Linear, or Identity where there are no classes."""
@@ -137,6 +151,13 @@ def depthwise(conv, x):
     kernel = conv.weight
     kernel = kernel.flatten(1).view(kernel.shape)  # so that its gradient comes in its own strides, as DDP wants it
     return functional.conv2d(x, kernel, conv.bias, padding=1, groups=kernel.shape[0])
+
+
+def check_image_size(x, size):
+    """Raise ValueError unless the images `x` (B, C, H, W) are `size` x `size`."""
+    if x.shape[2:] != (size, size):
+        height, width = x.shape[2:]
+        raise ValueError("images of %d x %d pixels: this model was made for %d x %d" % (height, width, size, size))
 
 
 def stage_sides(image_size, patch_size, stages):

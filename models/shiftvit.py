@@ -115,6 +115,7 @@ class ShiftViT(ImageModel):
         self.norm = nn.GroupNorm(1, self.num_features)
         self.head = self.make_classifier(num_classes)
         self.apply(_initialise)
+        self.set_config(image_size, in_chans, "patch_embed.proj", "head")
         self.apply_block = _apply_block
 
     def block_of(self, name):

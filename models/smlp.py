@@ -11,6 +11,7 @@ from torch.nn import functional
 from models.layers import (
     ImageModel,
     branch_scale,
+    check_image_size,
     depthwise,
     drop_path_of,
     left_product,
@@ -20,11 +21,10 @@ from models.layers import (
     stage_sides,
 )
 from runtime.compat import register_model
+from runtime.names import TOKEN_LAYOUTS
 
-TOKEN_LAYOUTS = ("permute", "reshape")
 
-
-def layout_of(recorded):
+def recorded_layout(recorded):
     """The token layout of the program that recorded these options; only the Ascend port has an option `npu`."""
     return recorded.get("token_layout") or ("reshape" if "npu" in recorded else "permute")
 
@@ -149,7 +149,7 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         if token_layout not in TOKEN_LAYOUTS:
             raise ValueError("token_layout %r: choose from %s" % (token_layout, ", ".join(TOKEN_LAYOUTS)))
         self.depths, self.patch_size, self.token_layout = tuple(depths), patch_size, token_layout
-        self.num_classes = num_classes
+        self.image_size, self.num_classes = image_size, num_classes
         self.num_features = dim * 2 ** (len(depths) - 1)
         self.to_patch_embedding = nn.ModuleList()
         self.token_mix = nn.ModuleList()
@@ -165,6 +165,7 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         self._set_drop_path(drop_path_rate)
         self.batch_norm = nn.BatchNorm2d(self.num_features)
         self.mlp_head = nn.Sequential(self.make_classifier(num_classes))
+        self.set_config(image_size, in_chans, "to_patch_embedding.0.0", "mlp_head.0")
         self.apply_block = _apply_block
 
     def _add_block(self, side, dim, alpha, drop_rate, token_layout):
@@ -195,7 +196,8 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         self.mlp_head[0] = self.make_classifier(num_classes)
 
     def embed(self, x):
-        """Nothing: each stage has an embedding of its own."""
+        """Return `x`, since each stage has an embedding of its own; ValueError for images of another size."""
+        check_image_size(x, self.image_size)
         return x
 
     def run_stage(self, x, stage):

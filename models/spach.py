@@ -10,6 +10,7 @@ from torch.nn import functional
 from models.layers import (
     ImageModel,
     branch_scale,
+    check_image_size,
     depthwise,
     drop_path_of,
     left_product,
@@ -167,6 +168,7 @@ class Spach(ImageModel):
         self.norm2 = nn.LayerNorm(self.num_features, eps=1e-6)
         self.apply(_initialise)
         self.head = self.make_classifier(num_classes)
+        self.set_config(image_size, in_chans, "stem.proj" if stem_type == "conv1" else "stem.proj.0", "head")
         self.apply_block = _apply_block
 
     def _make_blocks(self, stage, dim, side, rates, is_shared):
@@ -211,8 +213,7 @@ class Spach(ImageModel):
 
     def embed(self, x):
         """(B, in_chans, S, S) -> (B, N, hidden_dim), normalised; ValueError where S is not `image_size`."""
-        if x.shape[2:] != (self.image_size, self.image_size):
-            raise ValueError("images of %s pixels, this model is for %d" % (tuple(x.shape[2:]), self.image_size))
+        check_image_size(x, self.image_size)
         return self.norm1(to_tokens(self.stem.proj(x)))
 
     def run_stage(self, x, stage):

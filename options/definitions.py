@@ -4,6 +4,7 @@ import argparse
 import os
 
 from options.command_line import add_switch, alpha, number
+from runtime.names import TOKEN_LAYOUTS
 
 _COUNT, _POSITIVE = number(int), number(float, above=0)
 _SHARE = number(float, high=1)
@@ -29,7 +30,7 @@ def _add_model(parser):
     add("--drop-path", type=rate, metavar="RATE", help=text)
     add(
         "--token-layout",
-        choices=["permute", "reshape"],
+        choices=TOKEN_LAYOUTS,
         help="permute is the paper's function, reshape the Ascend port's (default: the checkpoint's, else permute)",
     )
     add("--stem-type", default="conv1", choices=["conv1", "conv4"], help="first layers of SPACH (default: conv1)")

@@ -11,7 +11,8 @@ from collections import namedtuple
 import numpy
 import torch
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from runtime.names import IMAGENET_MEAN, IMAGENET_STD
+
 
 # One picture, uint8 (H, W, 3), and its erased boxes: [(top, left, floats (3, h, w))].
 Pixels = namedtuple("Pixels", "bytes boxes")

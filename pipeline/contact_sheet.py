@@ -4,13 +4,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.reading import read_picture
 
-MOST = 100  # pictures on a sheet
 COLUMNS, SIDE, GAP, LINE = 5, 160, 8, 16  # pixels, but for the columns
 
 
 def draw(entries, file):
-    """Write the PNG of the `entries`, (path of a picture, two lines of text), to the open `file`; MOST at most."""
-    entries = entries[:MOST]
+    """Write the PNG of the `entries`, (path of a picture, two lines of text), to the open `file`."""
     columns = max(1, min(COLUMNS, len(entries)))
     rows = max(1, -(-len(entries) // columns))
     width, height = SIDE + GAP, SIDE + 2 * LINE + GAP

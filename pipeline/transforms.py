@@ -3,7 +3,7 @@
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.batch_bytes import IMAGENET_MEAN, IMAGENET_STD
+from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.reading import BoundedResize
 from runtime.compat import create_transform
 from runtime.errors import UserError
@@ -14,7 +14,7 @@ SMALL_SIZE = 32  # up to this size a picture of just the size is not resized, an
 def build_transform(is_train, args):
     """The reference's transform of a PIL picture to a normalised (3, input_size, input_size) float32 tensor."""
     if not is_train:
-        return transforms.Compose([*_fit(args.input_size), *_normalise()])
+        return eval_transform(args.input_size)
     try:
         transform = create_transform(
             input_size=args.input_size,
@@ -33,6 +33,11 @@ def build_transform(is_train, args):
         transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=4)
         transform.transforms[0:0] = _fit(args.input_size)
     return transform
+
+
+def eval_transform(input_size):
+    """Return the reference's transform of a PIL image to a normalised (3, input_size, input_size) float32 tensor."""
+    return transforms.Compose([*_fit(input_size), *_normalise()])
 
 
 class UnlessSized:

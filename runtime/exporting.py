@@ -14,15 +14,14 @@ import warnings
 import torch
 
 from runtime.errors import RunError, UserError, reason
+from runtime.names import DYNAMO_OPSET, TRACED_OPSET
 
-DYNAMO_OPSET = 18  # the least that torch.export's ONNX exporter writes, and its default here
-_TRACED_OPSET = 12  # the most that torch 1.5 writes, by tracing
 _EXTRA_FILE = "metadata.json"
 
 
 def default_opset():
     """The opset that `onnx_file` takes unless told otherwise."""
-    return DYNAMO_OPSET if _has_dynamo() else _TRACED_OPSET
+    return DYNAMO_OPSET if _has_dynamo() else TRACED_OPSET
 
 
 def _has_dynamo():

@@ -1,4 +1,9 @@
-"""Names that the options and the code behind them share; importing them does not import torch."""
+"""Names and constants that several packages share; importing them does not import torch."""
 
 DEVICE_KINDS = ("npu", "cuda", "cpu")  # in the order of --device auto
 AMP_DTYPES = ("bfloat16", "float16")
+TOKEN_LAYOUTS = ("permute", "reshape")  # the paper's function, and the Ascend port's
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+EXPORT_FORMATS = ("onnx", "torchscript", "exported_program", "safetensors")
+DYNAMO_OPSET = 18  # the lowest that torch.export's ONNX exporter writes, and the default where torch has it
+TRACED_OPSET = 12  # the highest that torch 1.5 writes, by tracing

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -60,7 +61,7 @@ def _status_of(name, error, interrupted, memory_advice):
         if _is_first_of_its_machine():
             report(name, interrupted)
         return 130
-    if not _stdout_works() and isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
         return 141
     _report_unexpected(name, error, memory_advice)
     return 1
@@ -74,14 +75,14 @@ def _what_is_saved(stop):
     return "run the same command again to resume" if stop.is_saved else "nothing is saved, for want of --output-dir"
 
 
-def _stdout_works():
-    """Flush stdout; where that fails, stop Python from trying once more, with a traceback, when it ends."""
-    try:
-        sys.stdout.flush()
-        return True
-    except OSError:
+def _nobody_reads_stdout():
+    """Return whether stdout is a pipe without a reader; stop Python from writing to it, with a traceback, at its end."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    is_broken = bool(poll.poll(0))
+    if is_broken:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
+    return is_broken
 
 
 def _report_unexpected(name, error, memory_advice):

@@ -1,87 +1,107 @@
-"""Turn one kind of checkpoint into another: `python tools/convert.py IN OUT [--to KIND] [--ema] [--force]`.
+"""Convert one kind of checkpoint to another: `python tools/convert.py IN OUT [--to KIND] [--ema] [--force]`.
 
 IN is a checkpoint of this project, of the authors, of the Ascend port, a dictionary of weights, or a .safetensors file.
 KIND is "ours" (for --resume with --eval: no optimizer), "authors" (options as an argparse.Namespace), "weights" (a
-dictionary of tensors), or "safetensors", which is what a name that ends so means. What is found is printed: the model,
-its classes and size, the token layout, the epoch. OUT is kept only if the model computes the same logits from it, bit
-by bit.
+dictionary of tensors), or "safetensors", the default for a name that ends in .safetensors. What is found is printed:
+the model, its classes and size, the token layout, the epoch. OUT is kept only if the model computes the same logits
+from it, bit by bit.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING, Any, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import torch
-
-import models
-from checkpoints import store
-from checkpoints import weights as checkpoint_weights
-from runtime.compat import create_model
-from runtime.errors import UserError, printable
+from options.command_line import FileParser
+from runtime.errors import RunError, UserError, shown
+from runtime.names import TOKEN_LAYOUTS
+from runtime.programs import run_program, slow_imports
 from utils import check_target, replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from checkpoints.weights import WeightsInfo
 
 KINDS = ("ours", "authors", "weights", "safetensors")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Turn one kind of checkpoint into another.")
-    parser.add_argument("source", metavar="IN")
-    parser.add_argument("target", metavar="OUT")
+def run(argv: Sequence[str]) -> int:
+    """Do what the command line `argv` asks for, and return the exit status."""
+    parser = FileParser("convert.py", description="Convert one kind of checkpoint to another.", allow_abbrev=False)
+    parser.add_argument("source", metavar="IN", help="a checkpoint of any kind")
+    parser.add_argument("target", metavar="OUT", help="the file to write")
     parser.add_argument("--to", choices=KINDS, help="(default: safetensors for such a name, else ours)")
-    parser.add_argument("--ema", action="store_true", help="take the average of the weights as the weights")
-    parser.add_argument("--token-layout", choices=models.TOKEN_LAYOUTS, help="where IN does not record it")
+    parser.add_argument("--ema", action="store_true", help="convert the EMA weights")
+    parser.add_argument("--token-layout", choices=TOKEN_LAYOUTS, help="where IN does not record it")
     parser.add_argument("--force", action="store_true", help="replace OUT")
-    try:
-        convert(parser.parse_args(argv))
-    except (UserError, store.SaveError) as error:
-        sys.stderr.write("convert.py: error: %s\n" % printable(str(error)))
-        return 2
+    convert(parser.parse_args(argv))
     return 0
 
 
-def convert(args):
-    """Do what the options ask for; UserError where it cannot be done."""
-    kind = args.to or ("safetensors" if args.target.endswith(".safetensors") else "ours")
-    check_target(args.target, args.force)
-    loaded = checkpoint_weights.read(args.source)
-    found = checkpoint_weights.identify(args.source, loaded, args.token_layout)
-    print("found    " + checkpoint_weights.describe(found, loaded))
-    weights = checkpoint_weights.choose(args.source, loaded, args.ema)
-    for note in checkpoint_weights.notes_on(found, args.ema):
-        print("note     " + note)
-    with replacing(args.target, args.force) as staged:
-        write(staged, kind, weights, found, loaded)
-        check_same(found, weights, checkpoint_weights.read(staged)["model"])
-    print("written  %s as %s; its logits are those of %s, bit by bit" % (args.target, kind, args.source))
+def convert(options: argparse.Namespace) -> None:
+    """Convert as the options ask; UserError where IN or OUT cannot be used."""
+    kind = options.to or ("safetensors" if options.target.endswith(".safetensors") else "ours")
+    check_target(options.target, options.force)
+    with slow_imports():
+        from checkpoints import store, weights
+    checkpoint = weights.read(options.source)
+    info = weights.identify(options.source, checkpoint, options.token_layout)
+    print("found    " + weights.describe(info, checkpoint))
+    selected = weights.select_weights(options.source, checkpoint, options.ema)
+    for line in weights.caveats(info, options.ema):
+        print("note     " + line)
+    with replacing(options.target, options.force) as staged:
+        try:
+            write(staged, kind, selected, info, checkpoint)
+        except store.SaveError as error:
+            raise RunError(str(error)) from None
+        check_same(info, selected, weights.read(staged)["model"])
+    words = (shown(options.target), kind, shown(options.source))
+    print("written  %s as %s; its logits are those of %s, bit by bit" % words)
 
 
-def write(path, kind, weights, found, loaded):
-    """Write the weights, and what is known of them, as the kind asks."""
-    weights, known = checkpoint_weights.copied(weights), checkpoint_weights.known_of(found, loaded)
+def write(path: str, kind: str, selected: dict[str, Tensor], info: WeightsInfo, checkpoint: dict[str, Any]) -> None:
+    """Write the selected weights and their metadata as a file of this kind."""
+    from checkpoints import store, weights
+
+    metadata = weights.metadata_of(info, checkpoint)
+    selected = weights.clone(selected)
     if kind == "safetensors":
-        return checkpoint_weights.save_safetensors(path, weights, known)
+        weights.save_safetensors(path, selected, metadata)
+        return
     if kind == "authors":
-        known["args"] = argparse.Namespace(**known["args"])
+        metadata["args"] = argparse.Namespace(**metadata["args"])
     if kind == "ours":
-        known["format"] = store.FORMAT
-    return store.save_as(weights if kind == "weights" else dict(known, model=weights), path)
+        metadata["format"] = store.FORMAT
+    store.save_as(selected if kind == "weights" else dict(metadata, model=selected), path)
 
 
-@torch.no_grad()
-def check_same(found, weights, written):
-    """UserError unless the model gives the same logits with both, bit by bit."""
+def check_same(info: WeightsInfo, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Raise UserError unless the model gives the same logits with both weights, bit by bit."""
+    import torch
+
+    from runtime.compat import create_model
+
     logits = []
     torch.manual_seed(0)
-    images = torch.randn(2, 3, found["size"], found["size"])
-    for state in (weights, written):
-        model = create_model(found["model"], **found["keywords"]).eval()
-        model.load_state_dict(state)
-        logits.append(model(images))
-    first, second = logits
-    if not ((first == second) | (torch.isnan(first) & torch.isnan(second))).all():
-        raise UserError("the logits from what was written differ by %g" % (first - second).abs().max())
+    images = torch.randn(2, 3, info.image_size, info.image_size)
+    for weights in (first, second):
+        model = create_model(info.model, **info.keywords).eval()
+        model.load_state_dict(weights)
+        with torch.no_grad():
+            logits.append(model(images))
+    if not ((logits[0] == logits[1]) | (torch.isnan(logits[0]) & torch.isnan(logits[1]))).all():
+        raise UserError("the logits from what was written differ by %g" % (logits[0] - logits[1]).abs().max())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and return the exit status: 0; 1 where OUT cannot be written; 2 for bad input; 130 after Ctrl-C."""
+    return run_program("convert.py", run, argv)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ def build_model(options: Options, num_classes: int, recorded: Mapping[str, Any])
     The token layout is that of the options, or else of the `recorded` ones, which a checkpoint was written with.
     """
     families.check_options(options.model, options.as_dict())
-    family = families.family_of(options.model)
-    keywords = family.keywords(recorded, **{name: getattr(options, name) for name in family.options})
+    chosen = {name: getattr(options, name) for name in families.own_options(options.model)}
+    keywords = families.own_keywords(options.model, recorded, **chosen)
     if options.drop_path is not None:
         keywords["drop_path_rate"] = options.drop_path
     seed_host(position_seed("weights", options.seed))

@@ -144,17 +144,20 @@ def per_class_table(summary: dict[str, Any]) -> list[str]:
     if not wrong:
         return ["Every image is predicted as its own class"]
     worst = sorted(wrong, key=lambda row: row["acc1"])[:_IN_LOG]
-    pairs = summary["confused"][:_IN_LOG]
-    names = [printable(row["name"]) for row in worst]
-    pair_names = ["%s predicted as %s" % (printable(pair["true"]), printable(pair["predicted"])) for pair in pairs]
-    width = max(map(len, names + pair_names))
-    lines = ["Lowest accuracy by class"]
-    lines += [
-        "    %-*s  %5.1f%% of %d images" % (width, name, row["acc1"], row["images"]) for name, row in zip(names, worst)
+    pairs, totals = summary["confused"][:_IN_LOG], {row["name"]: row["images"] for row in summary["per_class"]}
+    classes = [(printable(row["name"]), row["acc1"], row["correct"], row["images"]) for row in worst]
+    confused = [
+        (
+            "%s predicted as %s" % (printable(pair["true"]), printable(pair["predicted"])),
+            pair["percent"],
+            pair["images"],
+            totals[pair["true"]],
+        )
+        for pair in pairs
     ]
-    lines.append("Most often confused")
-    lines += [
-        "    %-*s  %5.1f%%, %d images" % (width, name, pair["percent"], pair["images"])
-        for name, pair in zip(pair_names, pairs)
-    ]
+    width = max(len(row[0]) for row in classes + confused)
+    lines = []
+    for title, rows in (("Lowest accuracy by class", classes), ("Most often confused", confused)):
+        lines.append(title)
+        lines += ["    %-*s %5.1f%% (%d of %d)" % (width, *row) for row in rows]
     return lines

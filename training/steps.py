@@ -13,7 +13,7 @@ from runtime.errors import NotFiniteError, RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipeline.batches import Batches
+    from training.protocols import TrainBatches
     from training.run import Run
 
 MOST_SKIPS = 25  # steps skipped in a row before the run ends
@@ -79,7 +79,9 @@ def _restore(run: Run, values: list[Tensor]) -> None:
         buffer.copy_(value)
 
 
-def stop_unless_finite(run: Run, batches: Batches, epoch: int, step: int, losses: Sequence[float], own: Tensor) -> None:
+def stop_unless_finite(
+    run: Run, batches: TrainBatches, epoch: int, step: int, losses: Sequence[float], own: Tensor
+) -> None:
     """Raise NotFiniteError if one of `losses`, the ranks' means of the steps up to `step`, is not finite.
 
     `own` (steps, parts) are this process's losses.
@@ -95,7 +97,7 @@ def stop_unless_finite(run: Run, batches: Batches, epoch: int, step: int, losses
     )
 
 
-def note_skipped(run: Run, batches: Batches, epoch: int, step: int, losses: Tensor) -> None:
+def note_skipped(run: Run, batches: TrainBatches, epoch: int, step: int, losses: Tensor) -> None:
     """Log a skipped step; raise RunError after too many in a row."""
     run.skipped_in_a_row += 1
     facts = _not_finite_facts(run, batches, epoch, step, losses.tolist())
@@ -104,7 +106,7 @@ def note_skipped(run: Run, batches: Batches, epoch: int, step: int, losses: Tens
         raise RunError("%s, as in the %d steps before: lower --lr or set --clip-grad" % (_text(facts), MOST_SKIPS - 1))
 
 
-def _not_finite_facts(run: Run, batches: Batches, epoch: int, step: int, own: list[float]) -> dict[str, Any]:
+def _not_finite_facts(run: Run, batches: TrainBatches, epoch: int, step: int, own: list[float]) -> dict[str, Any]:
     """Return which ranks' losses of a step are not finite, and which images they had; every rank must call this."""
     rounds = run.grad_accum_steps
     flags = [0.0] * (run.ranks.virtual_size * rounds)

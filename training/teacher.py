@@ -38,8 +38,8 @@ def load_teacher(options, torch_device, num_classes, create):
 
 def _keywords(name, recorded, image_size):
     """Return what a model of this project needs to be the one that was trained; timm's have their own defaults."""
-    family = families.family_of(name)
-    return dict(family.keywords(recorded), image_size=image_size) if family else {}
+    is_ours = families.family_of(name) is not None
+    return dict(families.own_keywords(name, recorded), image_size=image_size) if is_ours else {}
 
 
 def _check_classes(path, teacher, weights, num_classes):

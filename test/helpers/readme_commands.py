@@ -1,4 +1,4 @@
-"""The commands of README.md and README_zh.md: where they stand, what they start, which options they name."""
+"""The commands in the READMEs and docs: which program each one starts, and with which options."""
 
 import io
 import os
@@ -12,21 +12,23 @@ import pytest
 from paths import ROOT
 
 READMES = ("README.md", "README_zh.md")
-BEGINNINGS = ("bash", "python", "torchrun", "srun", "sbatch", "pip", "cd", "docker", "export")
-OWN_FILES = (".py", ".sh", ".sbatch", "requirements.txt")  # of the project, where a command begins with them
+# Documents whose commands are executed, in this order: a command finds the files that those before have written.
+EXECUTED = READMES + tuple("docs/%s.md" % name for name in ("TRAINING", "DATA", "CHECKPOINTS", "REPORTS", "DEPLOY"))
+BEGINNINGS = ("bash", "python", "python3", "source", "torchrun", "srun", "sbatch", "pip", "cd", "docker", "export")
+OWN_FILES = (".py", ".sh", ".sbatch", "requirements.txt")  # the endings of this project's programs
 
 
-def blocks_of(readme):
-    """[(language, text)] of the fenced blocks."""
-    with open(os.path.join(ROOT, readme), encoding="utf-8") as file:
+def blocks_of(document):
+    """Return [(language, text)] of the fenced blocks."""
+    with open(os.path.join(ROOT, document), encoding="utf-8") as file:
         return re.findall(r"^ *```(\w*)\n(.*?)^ *```", file.read(), re.M | re.S)
 
 
 class Command:
-    """One command: `words` as a shell splits them; `variables` are those set before it."""
+    """One command: `words` as a shell splits them, after the `variables` that it sets."""
 
-    def __init__(self, readme, line):
-        self.readme, self.line = readme, line
+    def __init__(self, document, line):
+        self.document, self.line = document, line
         self.words = shlex.split(line, comments=True)
         self.variables = []
         while self.words and re.match(r"[A-Z_]+=", self.words[0]):
@@ -34,7 +36,7 @@ class Command:
 
     @property
     def program(self):
-        """(index, path) of the project's own file that it starts; None for others."""
+        """(index, path) of the project's program that it starts, or None."""
         for index, word in enumerate(self.words):
             if word.endswith(OWN_FILES):
                 return index, os.path.normpath(word)
@@ -42,7 +44,7 @@ class Command:
 
     @property
     def key(self):
-        """The command without the values of options and the names of the user's files, as TABLE has it."""
+        """The command without values of options and names of files, as in TABLE."""
         parts = [name.partition("=")[0] + "=" for name in self.variables]
         own = self.program[1] if self.program else None
         for word in self.words:
@@ -56,28 +58,28 @@ class Command:
 
     @property
     def arguments(self):
-        """What follows the program, up to a file that takes its output."""
+        """The words after the program, without a redirection."""
         following = self.words[self.program[0] + 1 :]
         return following[: following.index(">")] if ">" in following else following
 
 
-def commands_of(readme):
-    """The commands in the fenced blocks; every line of a bash block is one."""
+def commands_of(document):
+    """Return the commands in the fenced blocks; every line of a bash block is one."""
     found = []
-    for language, text in blocks_of(readme):
+    for language, text in blocks_of(document):
         if language == "python":
             continue
         for line in text.replace("\\\n", " ").splitlines():
             first = line.split()[:1]
             is_command = first and (first[0] in BEGINNINGS or re.match(r"[A-Z_]+=\S", first[0]) is not None)
             if is_command or (language == "bash" and line.strip() and not line.lstrip().startswith("#")):
-                found.append(Command(readme, line.strip()))
+                found.append(Command(document, line.strip()))
     return [command for command in found if command.words]
 
 
 def run_program(path, words):
-    """(exit status, stdout) of a Python program of the project, in this process."""
-    argv, text = sys.argv, io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # as the real one it can be reconfigured
+    """Run a Python program of the project in this process; return (exit status, stdout)."""
+    argv, text = sys.argv, io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # can be reconfigured like the real one
     sys.argv = [path, *words]
     try:
         with redirect_stdout(text):
@@ -95,7 +97,7 @@ _helps = {}
 
 
 def help_of(path, words):
-    """What the program prints for --help; `words` may begin with a subcommand."""
+    """Return the --help of the program; `words` may begin with a subcommand."""
     subcommand = [word for word in words[:1] if not re.search(r"[-/.]", word)]
     if (path, *subcommand) not in _helps:
         status, text = run_program(path, [*subcommand, "--help"])
@@ -105,7 +107,7 @@ def help_of(path, words):
 
 
 def assert_known(path, words):
-    """Every option among `words` is one that the program tells of."""
+    """Assert that the program's --help has every option among `words`."""
     text = help_of(path, words)
     for word in words:
         if word.startswith("--"):
@@ -114,6 +116,6 @@ def assert_known(path, words):
 
 
 def assert_launcher_knows(words):
-    """Every option is one of torchrun's."""
+    """Assert that torchrun has every option among `words`."""
     run = pytest.importorskip("torch.distributed.run", reason="this torch has no torchrun")
     run.get_args_parser().parse_args([*words, "main.py"])

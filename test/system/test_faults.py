@@ -247,7 +247,7 @@ def test_a_signal_ends_the_run_at_the_next_step(data, whole, tmp_path, name, npr
     send(run, number, receiver)
     status, _, err = finish(run, 30)
     assert status == 128 + number
-    assert [line for line in err.splitlines() if "stopped by %s; the same command goes on" % name in line]
+    assert [line for line in err.splitlines() if "stopped by %s; run the same command again to resume" % name in line]
     loaded = store.load(os.path.join(out, LATEST))
     assert loaded["epoch"] == 0 and loaded["step"] > 0
     go_on(data, out, whole(nproc), nproc)
@@ -320,11 +320,11 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_end_is_saved_elsewhere(dat
     words = words_for(data, out, "--checkpoint-steps=5")
     status, text, err = run_main(words, 1, {"TMPDIR": str(tmp_path)})
     assert status == 1 and "Traceback" not in err
-    assert "%s cannot be written: " % os.path.join(out, LATEST) in text and "the run goes on" in text
+    assert "%s cannot be written: " % os.path.join(out, LATEST) in text and "the run continues" in text
     old = store.load(os.path.join(out, LATEST))
     assert (old["epoch"], old["step"]) < (2, 0)
     assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
-    rescued = re.search(r"it is in (\S+) instead; make room, then go on with --resume=\1", err).group(1)
+    rescued = re.search(r"it is in (\S+) instead; make room, then resume with --resume=\1", err).group(1)
     saved, want = store.load(rescued), store.load(os.path.join(whole(1), LATEST))
     for part in ("model", "model_ema"):
         assert all(torch.equal(saved[part][name], value) for name, value in want[part].items())

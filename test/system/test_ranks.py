@@ -181,7 +181,7 @@ def test_rounds_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, 
         folders[nproc] = str(tmp_path / str(nproc))
         status, out, err = run_main(words + more + ["--output-dir=" + folders[nproc]], nproc)
         assert status == 0, err
-        assert "global batch  12 (2 a rank in each of 3 rounds)" in out
+        assert "global batch  12 (2 a rank, accumulated over 3 batches)" in out
     two, one = (store.load(os.path.join(folders[nproc], store.LATEST)) for nproc in (2, 1))
     assert losses_of(folders[1]) == pytest.approx(losses_of(folders[2]), abs=1e-5)
     for part in ("model", "model_ema"):

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on to the bits of an uninterrupted one."""
+"""A run that is killed at any moment resumes to the bits of an uninterrupted one."""
 
 import json
 import os

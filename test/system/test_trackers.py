@@ -148,11 +148,11 @@ class Failing:
 def test_a_tracker_that_fails_is_switched_off(tmp_path, images, small, monkeypatch, place, logged):
     kind = type("Failing", (Failing,), {"place": place, "logged": []})
     monkeypatch.setitem(trackers.KINDS, "tensorboard", kind)
-    monkeypatch.setattr(trackers, "check", lambda options: None)
+    monkeypatch.setattr(trackers, "check", lambda *_: None)
     assert main.main(words_for(images, tmp_path / "out", "--tracker=tensorboard")) == 0
     assert kind.logged == logged
     text = (tmp_path / "out" / "train_0.log").read_text()
-    assert text.count("--tracker tensorboard failed and is switched off; the run goes on: no space left") == 1
+    assert text.count("--tracker tensorboard failed and is switched off; the run continues: no space left") == 1
     assert [row["epoch"] for row in log_of(tmp_path / "out")] == [0, 1, 2]
 
 
@@ -200,7 +200,7 @@ STAND_INS = {"wandb": stand_in_wandb, "swanlab": stand_in_swanlab}
 
 @pytest.mark.parametrize("name", STAND_INS)
 def test_stand_ins(tmp_path, images, small, monkeypatch, name):
-    """What is called, and that a run which goes on keeps its name there and logs no epoch twice."""
+    """What is called, and that a resumed run keeps its name there and logs no epoch twice."""
     runs, out = [], tmp_path / "out"
     monkeypatch.setitem(sys.modules, name, STAND_INS[name](runs))
     assert main.main(words_for(images, out, "--tracker=" + name, "--epochs=2")) == 0
@@ -268,8 +268,8 @@ def wandb_rows(folder):
     return rows
 
 
-def stop_and_go_on(images, out, name):
-    """A run with the tracker `name` that ends after two epochs and goes on for a third."""
+def stop_and_resume(images, out, name):
+    """A run with the tracker `name` that ends after two epochs and is resumed for a third."""
     for epochs in ("--epochs=2", "--epochs=3"):
         status, _, err = run_main(words_for(images, out, "--tracker=" + name, epochs))
         assert status == 0, err
@@ -278,7 +278,7 @@ def stop_and_go_on(images, out, name):
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="wandb is not installed")
 def test_wandb_offline(tmp_path, images):
     out = tmp_path / "out"
-    stop_and_go_on(images, out, "wandb")
+    stop_and_resume(images, out, "wandb")
     rows = log_of(out)
     assert wandb_rows(out) == [(row.pop("epoch"), pytest.approx(row)) for row in rows]
     assert len({path.name for path in (out / "wandb").glob("offline-run-*/*.wandb")}) == 1  # named by the run
@@ -287,7 +287,7 @@ def test_wandb_offline(tmp_path, images):
 @pytest.mark.skipif(not importlib.util.find_spec("swanlab"), reason="swanlab is not installed")
 def test_swanlab_offline(tmp_path, images):
     out = tmp_path / "out"
-    stop_and_go_on(images, out, "swanlab")
+    stop_and_resume(images, out, "swanlab")
     files = list((out / "swanlab").glob("run-*/*.swanlab"))
     assert len(files) == 2 and len({path.name for path in files}) == 1
     counts = [sum(record.count(b"train_loss_median") for record in records_of(path)) for path in sorted(files)]

@@ -1,4 +1,4 @@
-"""Whole runs: what they leave behind and refuse, and that a stopped run goes on to the same bits."""
+"""Whole runs: what they leave behind and refuse, and that a stopped run resumes to the same bits."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ CPU = Device("cpu")
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 5, 7, 8])
-def test_a_stopped_run_goes_on_to_the_same_bits(small, monkeypatch, tmp_path, stop_at):
+def test_a_stopped_run_resumes_to_the_same_bits(small, monkeypatch, tmp_path, stop_at):
     """9 steps in 3 epochs; the run is cut off inside its `stop_at`-th step and started again."""
     assert small("--output-dir=%s" % (tmp_path / "whole")) == 0
     words = ["--output-dir=%s" % (tmp_path / "cut"), "--checkpoint-steps=1"]

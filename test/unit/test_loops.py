@@ -42,7 +42,7 @@ def test_progress_lines_are_the_reference_s(caplog):
     assert got[:4] == want[:4]  # the four progress lines
     assert re.fullmatch(r"Epoch: \[0\] Total time: 0:00:1\d \(0\.\d{4} s / it\)", got[4])
     assert got[5] == "iters num: 23, batch_size: 112, world_size: 2"
-    assert got[6].startswith("Epoch: [0] FPS: %s (" % speed)
+    assert got[6].startswith("Epoch: [0] FPS: %.2f (" % speed)
     assert got[7] == want[7]  # Averaged stats
     assert speed == pytest.approx(20 * 112 * 2 / progress.timed_seconds)  # 3 steps are not timed and not counted
     assert progress.timed_seconds < progress.seconds - 3 * 0.5
@@ -59,6 +59,13 @@ def test_memory_is_shown_where_there_is_a_device(caplog):
     assert progress_lines(caplog, 2, device)[0][0].endswith("  max mem: 1234")
 
 
+def test_the_progress_bar_shows_the_loss(caplog):
+    progress = Progress("Epoch: [0]", 2, CPU, logging.getLogger("x"), bar=True)
+    for _ in progress.watch(range(2)):
+        progress.settle([6.9])
+    assert progress.bar.postfix == "loss 6.9000" and progress.bar.n == 2
+
+
 def test_evaluation_counts_every_image_once():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 7))
@@ -68,20 +75,20 @@ def test_evaluation_counts_every_image_once():
     for size in (1, 3, 4, 10):
         batches = Batches(zip(images.split(size), targets.split(size)))
         result = engine.evaluate(run_of(model), model, batches)
-        assert result["images"] == 10
-        assert result["acc1"] == pytest.approx(10.0 * logits.argmax(1).eq(targets).sum().item())
-        assert result["acc5"] == pytest.approx(10.0 * top5)
-        assert result["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
+        assert result.images == 10
+        assert result.acc1 == pytest.approx(10.0 * logits.argmax(1).eq(targets).sum().item())
+        assert result.acc5 == pytest.approx(10.0 * top5)
+        assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, targets).item(), rel=1e-5)
 
 
 def test_evaluation_with_fewer_than_five_classes():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
     result = engine.evaluate(run_of(model), model, Batches([(torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))]))
-    assert result["acc5"] == 100.0
+    assert result.acc5 == 100.0
 
 
-def test_a_loss_that_is_not_finite_is_said():
+def test_a_loss_that_is_not_finite_is_reported():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
     torch.nn.init.constant_(model[1].bias, float("nan"))
     result = engine.evaluate(run_of(model), model, Batches([(torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))]))
-    assert result["loss"] != result["loss"]
+    assert result.loss != result.loss

@@ -15,13 +15,13 @@ import torch
 from paths import ROOT
 from PIL import Image
 from recipe import fill
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import main
 import predict
 from checkpoints import store
 from checkpoints import weights as checkpoint_weights
 from models.smlp import sMLPNet
-from pipeline import contact_sheet
 from runtime.compat import create_model
 from tools import make_digits
 from training import build
@@ -177,7 +177,7 @@ def test_odd_and_broken_pictures(weights, tmp_path, capsys):
     rows, err = predicted(
         capsys, weights, str(broken), pipe, str(tmp_path / "good"), "--batch-size=4", "--top=99", status=1
     )
-    count = len([name for name in odd_pictures.decodable() if name.lower().endswith(predict.IMG_EXTENSIONS)])
+    count = len([name for name in odd_pictures.decodable() if name.lower().endswith(IMG_EXTENSIONS)])
     assert len(rows) == 2 + count and count > 5
     assert rows[0]["path"] == str(broken) and rows[0]["top"] is None and rows[0]["error"]
     assert rows[1]["top"] is None and rows[1]["error"] == "not a regular file"
@@ -199,7 +199,7 @@ def test_which_weights(models, tmp_path, capsys):
     reshaped, err = predicted(capsys, str(tmp_path / "run"), image, "--token-layout=reshape")
     assert reshaped != of_run and "token layout reshape" in err
     numbered, err = predicted(capsys, save(tmp_path / "bare.pth", classes=None), image)
-    assert "no names of classes: they are numbered" in err and numbered == of_run
+    assert "no class names: classes are numbered" in err and numbered == of_run
 
 
 def test_what_a_safetensors_file_may_not_say(models, tmp_path, capsys):
@@ -218,7 +218,7 @@ def test_weights_that_are_not_finite(models, tmp_path, capsys):
 
 
 def test_a_contact_sheet(weights, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(contact_sheet, "MOST", 7)
+    monkeypatch.setattr(predict, "MOST_ON_SHEET", 7)
     (tmp_path / "images").mkdir()
     for number in range(9):
         picture(tmp_path / "images" / ("%d.png" % number), number, side=20 + 30 * number)
@@ -272,3 +272,38 @@ def test_a_path_that_begins_like_an_option(weights, tmp_path, capsys, monkeypatc
     picture("--an_image.png")
     rows, _ = predicted(capsys, weights, "--top=1", "--batch_size=2", "--", "--an_image.png")
     assert rows[0]["path"] == "--an_image.png" and rows[0]["error"] is None
+
+
+def assert_close(found, want):
+    """Equal classes, and probabilities up to the rounding of another batch size."""
+    assert [name for name, _ in found] == [name for name, _ in want]
+    assert [value for _, value in found] == pytest.approx([value for _, value in want], rel=1e-5)
+
+
+def test_a_classifier_from_python(weights, tmp_path, capsys):
+    paths = [picture(tmp_path / ("%d.png" % number), number, side=20 + 30 * number) for number in range(3)]
+    rows, _ = predicted(capsys, weights, *paths, "--top=3")
+    expected = [[(best["class"], best["probability"]) for best in row["top"]] for row in rows]
+    classifier = predict.load(weights, device="cpu")
+    assert classifier.class_names == DIGITS
+    assert classifier(paths, top=3) == expected
+    with Image.open(paths[2]) as opened:
+        for found, want in zip(classifier([opened, paths[0]], top=3), (expected[2], expected[0])):
+            assert_close(found, want)
+    assert_close(classifier(paths[1], top=3), expected[1])
+    grey = Image.open(paths[0]).convert("LA")
+    grey.save(str(tmp_path / "grey.png"))
+    assert classifier(grey) == classifier(str(tmp_path / "grey.png")) and len(classifier(grey)) == 5
+    assert classifier([]) == []
+    assert predict.load(weights, device="cpu", ema=True)(paths[0])[0][0] == "9"
+
+
+def test_a_classifier_names_the_image_that_fails(weights, models, tmp_path):
+    classifier = predict.load(weights, device="cpu")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="broken.png: no known image format"):
+        classifier([picture(tmp_path / "a.png"), str(tmp_path / "broken.png")])
+    with pytest.raises(ValueError, match="not there.png: No such file"):
+        classifier(str(tmp_path / "not there.png"))
+    with pytest.raises(ValueError, match="the output of the model is not finite"):
+        predict.load(save(tmp_path / "nan.pth", scale=float("nan")), device="cpu")(picture(tmp_path / "a.png"))

@@ -1,7 +1,7 @@
-"""Every command of README.md and README_zh.md is executed here or by another test, or TABLE says why not.
+"""Every command of the READMEs and of most docs is executed here or by another test, or TABLE gives the reason why not.
 
-A new command takes one line in TABLE: its key, which the failing test prints, and what is done about it. Of the
-commands in docs/ only the files and options are looked at.
+A new command needs a line in TABLE: its key, which the failing test prints, and how it is tested. In the remaining
+documents only the files and options of commands are checked.
 """
 
 import json
@@ -14,6 +14,7 @@ import sys
 import pytest
 import torch
 from readme_commands import (
+    EXECUTED,
     READMES,
     ROOT,
     assert_known,
@@ -28,12 +29,13 @@ from options import parsing
 from tools.make_digits import write_digits
 
 SMALL = ["--epochs=1", "--warmup-epochs=0", "--input-size=32", "--batch-size=20", "--num-workers=0", "--device=cpu"]
-COMMANDS = [command for readme in READMES for command in commands_of(readme)]
+COMMANDS = [command for document in EXECUTED for command in commands_of(document)]
 DOCS = ["docs/" + name for name in sorted(os.listdir(os.path.join(ROOT, "docs"))) if name.endswith(".md")]
+PARSED = [name for name in [*DOCS, "CONTRIBUTING.md", "test/README.md"] if name not in EXECUTED]
 
 
 def executed(*more, module=None):
-    """Executed here, on a few digits, with the words `more` after its own; skipped where `module` is missing."""
+    """Executed here, on a few digits, with the words `more` appended; skipped if `module` is missing."""
     return ("executed", list(more), module)
 
 
@@ -49,10 +51,13 @@ def left_out(reason):
 
 WRAPPERS = "test/system/test_wrappers.py::"
 FINETUNE = "python main.py --data-path --output-dir --finetune --input-size --epochs --warmup-epochs --lr --layer-decay"
+ATC = "atc --framework --model --output --input-format --input-shape "
+EXPORT = "python export_onnx.py FILE FILE"
 SRUN = "srun --nodes --ntasks-per-node --gpus-per-node --cpus-per-task "
 TABLE = {
     "bash test/quickstart.sh": left_out("minutes: trains and evaluates 6 epochs"),
-    "bash test/run_tests.sh": left_out("it runs this test"),
+    "python3 -m venv FILE": left_out("the interpreter that runs this test stands for it"),
+    "source FILE": left_out("the interpreter that runs this test stands for it"),
     "bash test/train_full_1p.sh --data-path": executed(*SMALL, "--output_dir=output/wrapper"),
     "bash test/train_full_8p.sh --data-path": covered(WRAPPERS + "test_full_8p_resume_eval"),
     "bash test/train_performance_1p.sh --data-path": covered(WRAPPERS + "test_performance_1p_from_test_folder"),
@@ -92,32 +97,39 @@ TABLE = {
     "python predict.py FILE FILE --csv --plot > FILE": executed(module="matplotlib"),
     "python tools/report.py FILE": executed(module="matplotlib"),
     "python tools/report.py FILE FILE --output": executed(module="matplotlib"),
-    "python export_onnx.py FILE FILE --with-preprocess --softmax": covered("test/unit/test_export.py::test_onnx"),
-    "python export_onnx.py FILE FILE --format": executed(module="onnxruntime"),
+    "find FILE -name FILE -print0 | python predict.py FILE - --csv > FILE": left_out("a pipe: test_predict.py has it"),
+    "python predict.py FILE folder --json --plot --device --batch-size --num-workers": executed(
+        "--device=cpu", "--num-workers=0", "--force", module="matplotlib"
+    ),
+    EXPORT + " --with-preprocess --softmax": covered("test/unit/checkpoints/test_export.py::test_onnx"),
+    EXPORT + " --opset --softmax": covered(
+        "test/unit/checkpoints/test_export.py::test_the_programs_of_the_documentation"
+    ),
+    EXPORT + " --format --with-preprocess --softmax": executed(module="onnxruntime"),
+    EXPORT: executed(module="safetensors"),
+    ATC + "--soc-version": left_out("needs CANN"),
+    ATC + "--dynamic-batch-size --soc-version": left_out("needs CANN"),
     "cd FILE": left_out("the reader's own folder"),
 }
-ONLY_IN = {
-    "README.md": {FINETUNE},
-    "README_zh.md": {
-        "pip install -r 1.5_requirements.txt",  # README.md has a table of them
-        "pip install -r 1.8_requirements.txt",
-        "pip install -r requirements.txt",
-        "cd FILE",
-    },
+ONLY_IN_CHINESE = {
+    "pip install -r 1.5_requirements.txt",  # README.md has a table of them
+    "pip install -r 1.8_requirements.txt",
+    "pip install -r requirements.txt",
+    "cd FILE",
 }
 
 
 def test_every_command_has_its_line():
-    missing = ["%s: %s\n    %r: ..." % (one.readme, one.line, one.key) for one in COMMANDS if one.key not in TABLE]
+    missing = ["%s: %s\n    %r: ..." % (one.document, one.line, one.key) for one in COMMANDS if one.key not in TABLE]
     assert not missing, "add to TABLE:\n" + "\n".join(missing)
     assert len(COMMANDS) > 20
-    assert set(TABLE) == {one.key for one in COMMANDS}, "TABLE holds what no README has"
+    assert set(TABLE) == {one.key for one in COMMANDS}, "no document has these commands of TABLE"
 
 
 def test_both_readmes_hold_the_same_commands():
-    keys = {readme: {one.key for one in COMMANDS if one.readme == readme} for readme in READMES}
-    for readme, other in zip(READMES, READMES[::-1]):
-        assert keys[readme] - keys[other] == ONLY_IN[readme], "in %s, not in %s" % (readme, other)
+    english, chinese = ({one.key for one in COMMANDS if one.document == readme} for readme in READMES)
+    assert english - chinese == set()
+    assert chinese - english == ONLY_IN_CHINESE
 
 
 def test_every_line_of_the_table_is_true():
@@ -134,7 +146,7 @@ def test_every_line_of_the_table_is_true():
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """An interpreter that writes the words it gets into a file, for the wrappers."""
+    """An interpreter for the wrappers that writes its arguments to a file."""
     path = tmp_path / "python"
     words = tmp_path / "words"
     code = "import json, sys; open(%r, 'a').write(json.dumps(sys.argv[1:]) + '\\n')" % str(words)
@@ -152,10 +164,10 @@ def stand_in(tmp_path):
 
 
 def name_of(command):
-    return "%s-%s" % (command.readme, command.key)
+    return "%s-%s" % (command.document, command.key)
 
 
-@pytest.mark.parametrize("command", COMMANDS + [one for path in DOCS for one in commands_of(path)], ids=name_of)
+@pytest.mark.parametrize("command", COMMANDS + [one for path in PARSED for one in commands_of(path)], ids=name_of)
 def test_its_files_and_options_exist(command, stand_in, monkeypatch):
     monkeypatch.chdir(ROOT)
     if command.program is None:
@@ -179,7 +191,7 @@ def test_its_files_and_options_exist(command, stand_in, monkeypatch):
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory):
-    """A folder with a few digits and the checkpoints that the commands name."""
+    """A folder with a few digits, and the photos and checkpoints that the commands name."""
     folder = tmp_path_factory.mktemp("workshop")
     write_digits(str(folder / "all"))
 
@@ -198,19 +210,21 @@ def workshop(tmp_path_factory):
     (folder / "configs").symlink_to(os.path.join(ROOT, "configs"))
     first = str(folder / "test" / "output" / "0")
     assert run_program("main.py", ["--data-path=" + str(folder / "digits"), "--output-dir=" + first, *SMALL])[0] == 0
-    for name in ("smlpnet_tiny.pth", "port.pth"):
+    for name in ("smlpnet_tiny.pth", "port.pth", "best.pth"):
         shutil.copy(os.path.join(first, store.LATEST), str(folder / name))
     return folder
 
 
-def is_executed(command):
-    """Whether it is, and not the other README's."""
-    its_own = command.readme == READMES[0] or command.key in ONLY_IN[command.readme]
-    return its_own and TABLE.get(command.key, [None])[0] == "executed"
+def executed_commands():
+    """Return the commands to execute: each key where it occurs first."""
+    first = {}
+    for command in COMMANDS:
+        first.setdefault(command.key, command)
+    return [one for one in first.values() if TABLE.get(one.key, [None])[0] == "executed"]
 
 
 def run(command, words):
-    """(exit status, stdout and stderr)"""
+    """Run it; return (exit status, stdout and stderr)."""
     path = command.program[1]
     if command.words[0] == "python":
         return run_program(path, words)
@@ -224,9 +238,9 @@ def run(command, words):
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("command", list(filter(is_executed, COMMANDS)), ids=lambda command: command.line[:60])
+@pytest.mark.parametrize("command", executed_commands(), ids=lambda command: command.line[:60])
 def test_it_works(command, workshop, monkeypatch, capfd):
-    """In the order of the README; the files that they name lie there, or have been left by those before."""
+    """In the order of the documents; the files that a command names are in the workshop, or written by those before."""
     _, more, module = TABLE[command.key]
     if module:
         pytest.importorskip(module, reason="NOT CHECKED: %s is missing" % module)
@@ -240,8 +254,11 @@ def test_it_works(command, workshop, monkeypatch, capfd):
 
 
 @pytest.mark.skipif(not hasattr(torch, "compile"), reason="written for timm 1")
-@pytest.mark.parametrize("readme", READMES)
-def test_its_python_works(readme):
-    for language, text in blocks_of(readme):
-        if language == "python":
-            exec(compile(text, readme, "exec"), {})
+@pytest.mark.parametrize("document", [*READMES, "docs/CHECKPOINTS.md"])
+def test_its_python_works(document, workshop, monkeypatch):
+    monkeypatch.chdir(str(workshop))
+    programs = [text for language, text in blocks_of(document) if language == "python"]
+    assert programs
+    for text in programs:
+        text = text.replace('"output/photos"', '"test/output/0"').replace('hub.load("."', "hub.load(%r" % ROOT)
+        exec(compile(re.sub(r'"\w\.jpg"', '"photo.jpg"', text), document, "exec"), {})

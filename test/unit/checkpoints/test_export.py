@@ -22,6 +22,7 @@ from models.shiftvit import ShiftViT
 from models.smlp import sMLPNet
 from models.spach import Spach
 from runtime import exporting
+from runtime.names import DYNAMO_OPSET
 
 STAGES = [[("pass", 1)], [("mlp", 1)], [("attn", 1)]]
 FAMILIES = {
@@ -160,7 +161,7 @@ def test_another_s_weights_are_noticed(ending, tmp_path, capsys, monkeypatch):
     with torch.no_grad():
         next(other.parameters()).mul_(2)
     name = {".ts": "script_file", ".pt2": "program_file"}[ending]
-    make, wrong = getattr(exporting, name), export_module.Deployed(other, False, False).eval()
+    make, wrong = getattr(exporting, name), export_module.DeployedModel(other, False, False).eval()
     monkeypatch.setattr(exporting, name, lambda module, *more: make(wrong, *more))
     assert export_onnx.main([source, str(target), "--force"]) == 1
     assert "what was written differs from torch by" in capsys.readouterr().err
@@ -176,8 +177,8 @@ def test_safetensors(tmp_path, capsys, monkeypatch):
     assert "its weights are those of" in capsys.readouterr().out
     written = library.load(target.read_bytes())
     assert sorted(written) == sorted(average) and all(torch.equal(written[name], average[name]) for name in average)
-    read = checkpoint_weights.load(str(target))
-    assert read.classes == CLASSES and read.found["model"] == "smlpnet_tiny"
+    read = checkpoint_weights.load_model(str(target))
+    assert read.class_names == CLASSES and read.info.model == "smlpnet_tiny"
     save_all = library.save
     monkeypatch.setattr(
         library, "save", lambda weights, *more: save_all(dict(weights, **{"mlp_head.0.bias": torch.ones(7)}), *more)
@@ -198,7 +199,7 @@ def test_outputs_that_are_not_finite(tmp_path, capsys):
 def test_a_missing_package_is_named(package, tmp_path, capsys, monkeypatch):
     for name in ("onnx", "onnxruntime", "onnxscript")[: ["onnx", "onnxruntime", "onnxscript"].index(package)]:
         pytest.importorskip(name)
-    if package == "onnxscript" and exporting.default_opset() < exporting.DYNAMO_OPSET:
+    if package == "onnxscript" and exporting.default_opset() < DYNAMO_OPSET:
         pytest.skip("this torch exports by tracing, without onnxscript")
     source, _ = save(tmp_path / "c.pth")
     monkeypatch.setitem(sys.modules, package, None)
@@ -216,7 +217,7 @@ def test_a_missing_package_is_named(package, tmp_path, capsys, monkeypatch):
         (["{source}", "{new}.ts", "--opset=11"], "only ONNX has one"),
         (["{source}", "{new}.safetensors", "--softmax"], "holds weights alone"),
         (["{source}", "{new}.safetensors", "--with-preprocess"], "holds weights alone"),
-        (["{source}", "{new}.ts", "--ema"], "holds no average"),
+        (["{source}", "{new}.ts", "--ema"], "holds no EMA weights"),
         (["{source}", "{folder}", "--force", "--format=torchscript"], "is a folder"),
     ],
 )

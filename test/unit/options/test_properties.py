@@ -19,11 +19,10 @@ from wild_options import st
 
 import engine
 import main
-from commands import list_models
 from options import parsing
 from pipeline import batches
 from runtime.compat import create_model
-from training import build
+from training import build, describe
 
 hypothesis = pytest.importorskip("hypothesis", reason=wild_options.REASON)
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="a hang is found by a Unix signal")
@@ -52,8 +51,8 @@ class TwoSteps(engine.Progress):
         raise Trained()
 
 
-def describe(options, *_):
-    """In the place of build.describe, the last thing before the work: large pictures take long, but not in vain."""
+def stop_if_large(options, *_):
+    """In the place of describe.log_start, the last thing before the work: large pictures take long, but not in vain."""
     if options.input_size > 64:
         raise Trained()
 
@@ -179,10 +178,9 @@ def sandbox(tmp_path_factory):
         patch.setattr(torch, "compile", lambda function, **options: function)
     folder.prepare()
     assert run([*folder.base, "--epochs=1", "--output-dir=" + folder.trained]) == (0, "")
-    patch.setattr(build, "describe", describe)
+    patch.setattr(describe, "log_start", stop_if_large)
     patch.setattr(engine, "Progress", TwoSteps)
     patch.setattr(batches, "DataLoader", load_here)
-    patch.setattr(list_models, "size_of", lambda name: (1, None))  # counts for half a minute
     yield folder
     patch.undo()
 

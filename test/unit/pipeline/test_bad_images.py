@@ -18,7 +18,8 @@ from torchvision import transforms
 import datasets
 import engine
 from pipeline import batches, reading
-from pipeline.batch_bytes import IMAGENET_MEAN, IMAGENET_STD, join, to_images
+from pipeline.batch_bytes import join, to_images
+from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.samplers import Position
 from runtime.device import Device
 from runtime.errors import RunError, UserError

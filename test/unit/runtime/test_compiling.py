@@ -74,12 +74,11 @@ def test_a_smaller_batch_is_filled_up(pair):
 
     plain, compiled = pair[0].eval(), pair[1].eval()
     compiled.load_state_dict(plain.state_dict())
-    run = types.SimpleNamespace(is_compiled=True, device=CPU)
-    engine.forward(run, compiled, images(6), 6)
+    engine.forward(compiled, images(6), CPU, 6)
     before = counters["stats"]["unique_graphs"]
     for count in (1, 5):
         batch = images(count)
-        assert torch.allclose(engine.forward(run, compiled, batch, 6), plain(batch), atol=1e-5)
+        assert torch.allclose(engine.forward(compiled, batch, CPU, 6), plain(batch), atol=1e-5)
     assert counters["stats"]["unique_graphs"] == before
 
 
@@ -87,10 +86,9 @@ def test_a_smaller_batch_is_filled_up(pair):
 def test_parts_of_a_batch_give_the_logits_of_the_batch(monkeypatch):
     model, sizes = one_stage().eval(), []
     monkeypatch.setattr(Device, "images_in_cache", lambda device, pixels: 512 // pixels)
-    run = types.SimpleNamespace(is_compiled=False, device=CPU)
     model.register_forward_hook(lambda module, given, logits: sizes.append(len(logits)))
     batch = images(5)
-    assert torch.allclose(engine.forward(run, model, batch, 8), one_by_one(model, batch), atol=1e-6)
+    assert torch.allclose(engine.forward(model, batch, CPU), one_by_one(model, batch), atol=1e-6)
     assert sizes[:3] == [2, 2, 1]
 
 

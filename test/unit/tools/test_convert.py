@@ -75,10 +75,10 @@ def test_the_port_s_layout_is_kept(tmp_path, models_of_families, capsys):
     average = {name: value * 1.01 for name, value in model.state_dict().items()}
     source = authors_like(tmp_path / "port.pth", model, "smlpnet_tiny", args=options, model_ema=average)
     assert convert.main([source, str(tmp_path / "ours.pth")]) == 0
-    assert "token layout reshape, epoch 12, with an average" in capsys.readouterr().out
+    assert "token layout reshape, epoch 12, with EMA weights" in capsys.readouterr().out
     assert store.load(str(tmp_path / "ours.pth"))["args"]["token_layout"] == "reshape"
     assert convert.main([source, str(tmp_path / "average.pth"), "--ema"]) == 0
-    assert "the Ascend port never updated this average" in capsys.readouterr().out
+    assert "the Ascend port never updated these EMA weights" in capsys.readouterr().out
     assert torch.equal(
         weights.read(str(tmp_path / "average.pth"))["model"]["batch_norm.bias"], average["batch_norm.bias"]
     )
@@ -133,7 +133,7 @@ def test_nothing_is_replaced_unasked(tmp_path, models_of_families, capsys):
     assert "its folder does not exist" in capsys.readouterr().err
 
 
-def test_an_average_that_is_not_there(tmp_path, models_of_families, capsys):
+def test_ema_weights_that_are_not_there(tmp_path, models_of_families, capsys):
     source = authors_like(tmp_path / "a.pth", models_of_families["smlpnet_tiny"], "smlpnet_tiny")
     assert convert.main([source, str(tmp_path / "b.pth"), "--ema"]) == 2
-    assert "holds no average" in capsys.readouterr().err
+    assert "holds no EMA weights" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -27,25 +28,25 @@ def test_every_image_is_counted_once(classes):
     images, targets = torch.randn(40, 3, 2, 2), torch.randint(0, classes, (40,))
     want = by_hand(targets, model(images).argmax(1), classes)
     for size in (1, 7, 40):
-        counts = metrics.no_counts(classes, CPU.torch_device)
+        counts = metrics.Counts(CPU.torch_device, classes)
         batches = Batches(zip(images.split(size), targets.split(size)))
         result = engine.evaluate(run_of(model), model, batches, counts)
-        assert counts.tolist() == want
-        assert result["acc1"] == pytest.approx(100.0 * counts.diagonal().sum().item() / 40)
-        assert engine.evaluate(run_of(model), model, batches) == result  # nothing else depends on the counts
+        assert counts.confusion.tolist() == want
+        assert result.acc1 == pytest.approx(100.0 * counts.confusion.diagonal().sum().item() / 40)
+        assert engine.evaluate(run_of(model), model, batches) == result  # without a confusion matrix, too
 
 
 @pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="meta tensors of an older torch lack these operators")
 def test_counting_does_not_wait_for_the_device():
     targets = torch.zeros(4, dtype=torch.int64, device="meta")  # whose values nobody can ask for
-    metrics.count(metrics.no_counts(3, "meta"), targets, targets)
+    metrics.Counts("meta", 3).update(torch.zeros(4, 3, device="meta"), targets)
     with pytest.raises((RuntimeError, NotImplementedError)):
         targets.max().item()
 
 
 def test_summary():
-    counts = torch.tensor([[3, 1, 0], [2, 6, 2], [0, 0, 0]])
-    summary = metrics.summary_of(counts, ["a", "b", "c"])
+    confusion = torch.tensor([[3, 1, 0], [2, 6, 2], [0, 0, 0]])
+    summary = metrics.per_class_summary(confusion, ["a", "b", "c"])
     assert summary["per_class"] == [
         {"name": "a", "images": 4, "correct": 3, "acc1": 75.0},
         {"name": "b", "images": 10, "correct": 6, "acc1": 60.0},
@@ -53,28 +54,34 @@ def test_summary():
     ]
     pairs = [(pair["true"], pair["predicted"], pair["images"], pair["percent"]) for pair in summary["confused"]]
     assert pairs == [("b", "a", 2, 20.0), ("b", "c", 2, 20.0), ("a", "b", 1, 25.0)]
-    assert summary["confusion"] == counts.tolist()
+    assert summary["confusion"] == confusion.tolist()
     assert json.loads(json.dumps(summary)) == summary
-    assert metrics.lines_of(summary) == [
-        "Lowest accuracy by class: b 60.0% of 10, a 75.0% of 4",
-        "Most often taken for another: b for a (2), b for c (2), a for b (1)",
+    assert metrics.per_class_table(summary) == [
+        "Lowest accuracy by class",
+        "    b                 60.0% (6 of 10)",
+        "    a                 75.0% (3 of 4)",
+        "Most often confused",
+        "    b predicted as a  20.0% (2 of 10)",
+        "    b predicted as c  20.0% (2 of 10)",
+        "    a predicted as b  25.0% (1 of 4)",
     ]
-    perfect = metrics.summary_of(torch.tensor([[2, 0], [0, 0]]), ["a", "b"])
-    assert metrics.lines_of(perfect) == ["Every image of every class is taken for what it is"]
+    perfect = metrics.per_class_summary(torch.tensor([[2, 0], [0, 0]]), ["a", "b"])
+    assert metrics.per_class_table(perfect) == ["Every image is predicted as its own class"]
 
 
-def test_of_many_classes_the_pairs_alone_are_told():
-    counts = torch.eye(101, dtype=torch.int64) * 5
-    counts[7, 100] = 3
-    summary = metrics.summary_of(counts, ["%d" % number for number in range(101)])
+def test_of_many_classes_only_the_pairs_are_listed():
+    confusion = torch.eye(101, dtype=torch.int64) * 5
+    confusion[7, 100] = 3
+    summary = metrics.per_class_summary(confusion, ["%d" % number for number in range(101)])
     assert summary["confusion"] is None and len(summary["per_class"]) == 101
     assert [(pair["true"], pair["predicted"], pair["images"]) for pair in summary["confused"]] == [("7", "100", 3)]
 
 
 def test_names_stay_on_one_line_of_the_log():
-    summary = metrics.summary_of(torch.tensor([[0, 1], [0, 1]]), ["new\nline", "\udcff"])
-    assert all("\n" not in line for line in metrics.lines_of(summary))
-    assert "new\\nline for \\xff (1)" in metrics.lines_of(summary)[1]
+    summary = metrics.per_class_summary(torch.tensor([[0, 1], [0, 1]]), ["new\nline", "\udcff"])
+    lines = metrics.per_class_table(summary)
+    assert all("\n" not in line for line in lines)
+    assert lines[-1].startswith("    new\\nline predicted as \\xff ")
 
 
 @pytest.mark.parametrize("words", [["--eval", "--resume=x"], ["--eval-json=x.json"], []])
@@ -86,6 +93,28 @@ def test_numbers_need_a_place(words):
 def test_where_nothing_is_evaluated_it_says_so():
     words = ["--data-path=data", "--per-class", "--throughput", "--output-dir=out"]
     assert parsing.warnings_of(parsing.parse(words)) == ["--per-class has no effect: --throughput looks at no classes"]
+
+
+@dataclass(frozen=True)
+class WithTop5Error(metrics.EvalResult):
+    top5_error: float = 0.0
+
+
+def test_a_new_metric_becomes_a_column(small, tmp_path, monkeypatch):
+    """Whatever EvalResult has is in log.txt and in the result of --eval, with no other file changed."""
+    result_of = metrics.Counts.result
+
+    def result(counts):
+        found = result_of(counts)
+        return WithTop5Error(top5_error=100.0 - found.acc5, **found.as_dict())
+
+    monkeypatch.setattr(metrics.Counts, "result", result)
+    out = tmp_path / "out"
+    assert small("--output-dir=%s" % out, "--epochs=1") == 0
+    row = json.loads((out / "log.txt").read_text())
+    assert row["test_top5_error"] == row["ema_top5_error"] == 0.0 and row["test_acc5"] == 100.0
+    assert small("--eval", "--resume=%s" % out, "--eval-json=%s" % (tmp_path / "e")) == 0
+    assert json.loads((tmp_path / "e").read_text())["ema_top5_error"] == 0.0
 
 
 def test_training_keeps_the_numbers_of_the_best_weights(small, tmp_path):
@@ -107,7 +136,7 @@ def test_training_keeps_the_numbers_of_the_best_weights(small, tmp_path):
 def test_a_place_that_cannot_be_written_is_named(small, tmp_path, capsys):
     out = tmp_path / "out"
     (out / "evaluation.json").mkdir(parents=True)
-    assert small("--output-dir=%s" % out, "--per-class", "--epochs=1") == 0  # training goes on without
+    assert small("--output-dir=%s" % out, "--per-class", "--epochs=1") == 0  # training continues without
     assert "--output-dir %s cannot be written" % (out / "evaluation.json") in capsys.readouterr().out
     assert small("--output-dir=%s" % out, "--per-class", "--eval", "--resume=%s" % out) == 2
     assert "main.py: error: --output-dir %s cannot be" % (out / "evaluation.json") in capsys.readouterr().err

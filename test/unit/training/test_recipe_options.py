@@ -70,7 +70,7 @@ def test_rounds_equal_a_large_batch_without_batch_normalisation(shift, tmp_path)
         got = weights(tmp_path / name)
         assert distance(got["model"], want["model"]) < 1e-6 and distance(got["model_ema"], want["model_ema"]) < 1e-6
         assert re.search(
-            r"global batch +12 \(. a rank in each of . rounds\)", (tmp_path / name / "train_0.log").read_text()
+            r"global batch +12 \(. a rank, accumulated over . batches\)", (tmp_path / name / "train_0.log").read_text()
         )
         assert "peak LR       0.0117188" in (tmp_path / name / "train_0.log").read_text()  # 0.5 * 12 / 512
     assert distance(weights(tmp_path / "4")["model"], want["model"]) > 1e-4
@@ -112,17 +112,17 @@ def test_rounds_that_cannot_be(small, tmp_path, capsys, monkeypatch):
     die_in(small, monkeypatch, 3, *words, "--grad-accum-steps=2")
     capsys.readouterr()
     assert small(*words) == 2
-    assert "stopped within an epoch: go on with its --grad-accum-steps 2" in capsys.readouterr().err
+    assert "stopped within an epoch: resume with its --grad-accum-steps 2" in capsys.readouterr().err
 
 
 def test_the_images_of_the_bad_round_are_named(small, tmp_path, monkeypatch):
-    mix, mixed = build.engine.Run.mix, []
+    mix, mixed = build.Run.mix, []
 
     def poisoned(run, images, targets):
         mixed.append(1)
         return mix(run, images * float("nan") if len(mixed) == 4 else images, targets)
 
-    monkeypatch.setattr(build.engine.Run, "mix", poisoned)
+    monkeypatch.setattr(build.Run, "mix", poisoned)
     out = tmp_path / "out"
     assert small("--output-dir=%s" % out, "--batch-size=2", "--grad-accum-steps=2", "--print-freq=1") == 1
     facts = store.load(str(out / store.NOT_FINITE))["not_finite"]

@@ -94,7 +94,7 @@ def test_a_distillation_goes_on_to_the_same_bits(taught, monkeypatch, tmp_path, 
 
 def test_the_teacher_sees_the_mixed_images_in_evaluation_mode(taught, monkeypatch):
     small, words = taught
-    seen, mix = [], build.engine.Run.mix
+    seen, mix = [], build.Run.mix
 
     class Watches(losses.Distillation):
         def forward(self, inputs, outputs, targets):
@@ -109,7 +109,7 @@ def test_the_teacher_sees_the_mixed_images_in_evaluation_mode(taught, monkeypatc
         return mixed[-1]
 
     monkeypatch.setattr(losses, "Distillation", Watches)
-    monkeypatch.setattr(build.engine.Run, "mix", noted)
+    monkeypatch.setattr(build.Run, "mix", noted)
     assert small(*words, "--distillation-type=soft", "--epochs=1") == 0
     assert len(seen) == 3 and all(torch.equal(got[0], want[0]) for got, want in zip(seen, mixed))
 

@@ -220,6 +220,6 @@ def test_criterion_follows_the_targets():
 
 
 def test_cutmix_alone_mixes():
-    assert parsing.mixes(options("--mixup=0"))
-    assert not parsing.mixes(options("--mixup=0", "--cutmix=0"))
-    assert parsing.mixes(options("--mixup=0", "--cutmix=0", "--cutmix-minmax", "0.2", "0.8"))
+    assert options("--mixup=0").mixes
+    assert not options("--mixup=0", "--cutmix=0").mixes
+    assert options("--mixup=0", "--cutmix=0", "--cutmix-minmax", "0.2", "0.8").mixes

@@ -1,0 +1,153 @@
+"""Classification of images by a trained model: a Classifier to call from Python, and what predict.py prints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+import datasets
+import engine
+from checkpoints import weights
+from pipeline import batch_bytes, batches
+from pipeline.reading import read_picture, walk
+from pipeline.reading import why as why_unreadable
+from pipeline.transforms import eval_transform
+from runtime.binding import usable_cores
+from runtime.compat import inference_mode
+from runtime.device import select_device
+from runtime.errors import RunError, UserError, reason, shown
+from runtime.stops import leave_to_parent
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MOST_WORKERS = 10
+BATCH_SIZE = 64
+
+
+@dataclass
+class Prediction:
+    """The likeliest classes of one image with their probabilities, from the likeliest on, or an error; one is None."""
+
+    path: str
+    top: list[tuple[str, float]] | None
+    error: str | None
+
+
+class Classifier:
+    """A trained model that classifies images, in evaluation mode and float32.
+
+    `class_names` are its classes, `model` is the module, on `device`, and `trained` tells where it comes from.
+    """
+
+    def __init__(self, trained: weights.TrainedModel, device: str = "auto") -> None:
+        self.trained, self.class_names = trained, trained.class_names
+        self.device = select_device(device)
+        self.device.compute_float32_in_full()
+        self.model = trained.model.to(self.device.torch_device)
+        self.transform = batch_bytes.ToPixels(eval_transform(trained.info.image_size))
+
+    def __call__(self, images: Any, top: int = 5) -> Any:
+        """Return [(class, probability), ...] of the `top` likeliest classes of an image, the likeliest first.
+
+        An image is a path or a PIL image; for a list of them the result is a list of such lists. ValueError where an
+        image cannot be read; the message names it.
+        """
+        if isinstance(images, (list, tuple)):
+            predictions = []
+            for first in range(0, len(images), BATCH_SIZE):
+                predictions += self._classify(images[first : first + BATCH_SIZE], top)
+            return predictions
+        return self._classify([images], top)[0]
+
+    def _classify(self, images: Sequence[Any], top: int) -> list[list[tuple[str, float]]]:
+        samples = [self.transform(self._open(image)) for image in images]
+        found = self.rank(batch_bytes.join(samples, list(range(len(samples)))), top)
+        for position, image in enumerate(images):
+            if not is_finite(found[position]):
+                raise UserError("%s: the output of the model is not finite" % _name_of(image))
+        return [found[position] for position in range(len(images))]
+
+    def _open(self, image: Any) -> Image.Image:
+        if hasattr(image, "convert"):
+            return image.convert("RGB")
+        try:
+            return read_picture(os.fspath(image))
+        except Exception as error:  # decoders raise nearly anything
+            raise UserError("%s: %s" % (_name_of(image), why_unreadable(error))) from None
+
+    @inference_mode()
+    def rank(self, batch: batch_bytes.PixelBatch, top: int) -> dict[int, list[tuple[str, float]]]:
+        """Return {target: [(class, probability), ...]} for the images of a batch; their targets are any numbers."""
+        images, numbers = batch_bytes.to_images(batch, self.device)
+        logits = engine.forward(self.model, images, self.device).float()
+        best = logits.topk(min(top, len(self.class_names)), dim=1).indices  # by logits, as the accuracy is counted
+        values = torch.softmax(logits, dim=1).gather(1, best)
+        return {
+            number: [(self.class_names[index], value) for index, value in zip(*row)]
+            for number, *row in zip(numbers.tolist(), best.tolist(), values.tolist())
+        }
+
+    def predict_files(
+        self, paths: Sequence[str], top: int = 5, batch_size: int = BATCH_SIZE, workers: int | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the Prediction of each file, in order, read by `workers` processes (None: as many as help)."""
+        dataset = datasets.ImageFolder(list(zip(paths, range(len(paths)))), self.transform)
+        if workers is None:
+            workers = min(MOST_WORKERS, usable_cores()) if len(paths) > batch_size else 0
+        loader = DataLoader(
+            dataset,
+            batch_size,
+            num_workers=workers,
+            collate_fn=batches.collate,
+            worker_init_fn=leave_to_parent,
+        )
+        for first, (batch, bad_files) in zip(range(0, len(paths), batch_size), _batches_of(loader)):
+            ranked = {} if batch is None else self.rank(batch, top)
+            reasons = iter(bad_files)
+            for number in range(first, min(first + batch_size, len(paths))):
+                yield _prediction(paths[number], ranked.get(number), reasons)
+
+
+def is_finite(top: list[tuple[str, float]]) -> bool:
+    """Return whether no probability is NaN."""
+    return all(probability == probability for _, probability in top)
+
+
+def _name_of(image: Any) -> str:
+    return "an image in memory" if hasattr(image, "convert") else shown(os.fspath(image))
+
+
+def _batches_of(loader: DataLoader) -> Iterator[Any]:
+    """Yield what the loader yields; RunError where one of its processes is lost."""
+    try:
+        yield from batches.start(loader)
+    except (RuntimeError, OSError, EOFError) as error:
+        if not batches.means_a_lost_process(error):
+            raise
+        message = "a process that reads images was lost (%s): lower --num-workers or --batch-size"
+        raise RunError(message % reason(error)) from None
+
+
+def _prediction(path: str, top: list[tuple[str, float]] | None, reasons: Iterator[str]) -> Prediction:
+    if top is None:  # the dataset reports "PATH (REASON)"
+        return Prediction(path, None, next(reasons)[len(shown(path)) + 2 : -1])
+    if not is_finite(top):
+        return Prediction(path, None, "the output of the model is not finite")
+    return Prediction(path, top, None)
+
+
+def images_below(folder: str) -> list[str]:
+    """Return the image files in the folder and in those below it, sorted; UserError where there are none."""
+    found = []
+    for inner, _, files in walk(folder):
+        names = [name for name in files if name.lower().endswith(IMG_EXTENSIONS)]
+        found += [os.path.join(folder, inner, name) for name in names]
+    if not found:
+        raise UserError("%s holds no image (%s)" % (shown(folder), ", ".join(IMG_EXTENSIONS)))
+    return sorted(found)
