@@ -3,77 +3,114 @@
 A data set is a folder with train/ and val/, each with one folder of images a class.
 """
 
+from __future__ import annotations
+
 import os
-from collections import namedtuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple, Sequence
 
 from torch.utils.data import Dataset
 
 from pipeline import fast_reading, index
-from pipeline.batch_bytes import ToPixels
+from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
-from pipeline.reading import holds, list_classes, read_picture, why
+from pipeline.readers.files import FileReader
+from pipeline.reading import contains, decode, failure_of, list_classes
 from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
-from pipeline.transforms import build_transform
+from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown
 from runtime.seeding import position_seed, seed_host
 
-MOST_REPLACED = 1000  # unreadable images in a row before the data set is taken for lost
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
-Loaders = namedtuple("Loaders", "train val classes")
-Sample = namedtuple("Sample", "pixels target bad_files")  # the first two are None where nothing could be read
+    from options.parsing import Options
+    from pipeline.readers.base import Reader
+    from runtime.distributed import Ranks
+
+MOST_REPLACED = 1000  # unreadable images in a row before the data set counts as lost
+
+FILES = FileReader()
+
+
+@dataclass
+class Loaders:
+    """The batches of a rank and the names of the classes; `train` is None where nothing is trained."""
+
+    train: Any  # Batches, or None
+    val: Batches
+    classes: Sequence[str]
+
+
+class Sample(NamedTuple):
+    """An image as bytes with its class number (both None where nothing could be read), and the unreadable images."""
+
+    pixels: Any  # pipeline.batch_bytes.ImageBytes
+    target: Any
+    bad_files: list
 
 
 class ImageFolder(Dataset):
-    """The `images`, (path, class number), by Position, or by index where nothing is random.
+    """The `images`, pairs of (key, class number), by Position, or by index where nothing is random.
 
-    An unreadable image comes back as a Sample without a picture that names the file; with `replace_bad` the next
-    readable image takes its place, if it is among the next MOST_REPLACED. A picture that is asked for several times in
-    a row, as repeated augmentation does, is decoded once.
+    `reader` opens an image by its key, `decode` turns the open file into what `transform` takes. An unreadable image is
+    a Sample without bytes that names it; with `replace_bad` the next readable image takes its position, if it is among
+    the next MOST_REPLACED. An image that is asked for several times in a row, as repeated augmentation does, is decoded
+    once.
     """
 
-    def __init__(self, images, transform, replace_bad=False, read=read_picture):
-        self.images, self.transform, self.replace_bad, self.read = images, transform, replace_bad, read
-        self._last = (None, None)  # the path and the picture decoded last, which no transform changes
+    def __init__(
+        self,
+        images: Sequence[tuple[str, int]],
+        transform: Callable[[Any], Any],
+        replace_bad: bool = False,
+        decode: Callable[[BinaryIO], Any] = decode,
+        reader: Reader = FILES,
+    ) -> None:
+        self.images, self.transform, self.replace_bad = images, transform, replace_bad
+        self.decode, self.reader = decode, reader
+        self._last: tuple[Any, Any] = (None, None)  # the key and the image decoded last, which no transform changes
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: Any) -> Sample:
         first, key = position if isinstance(position, Position) else (position, None)
-        bad_files = []
+        bad_files: list[str] = []
         for offset in range(min(len(self.images), 1 + MOST_REPLACED) if self.replace_bad else 1):
-            path, target = self.images[(first + offset) % len(self.images)]
+            name, target = self.images[(first + offset) % len(self.images)]
             try:
-                picture = self._read(path)
+                image = self._read(name)
                 if key is not None:
                     seed_host(position_seed("sample", *key))
-                return Sample(self.transform(picture), target, bad_files)
-            except Exception as error:  # decoders, and transforms of odd pictures, raise nearly anything
-                bad_files = bad_files or ["%s (%s)" % (shown(path), why(error))]
+                return Sample(self.transform(image), target, bad_files)
+            except Exception as error:  # decoders, and transforms of odd images, raise nearly anything
+                bad_files = bad_files or ["%s (%s)" % (self.reader.describe(name), failure_of(error))]
         return Sample(None, None, bad_files)
 
-    def _read(self, path):
-        if self._last[0] != path:
-            self._last = (None, None)  # two pictures at once would take twice the memory
-            self._last = (path, self.read(path))
+    def _read(self, name: str) -> Any:
+        if self._last[0] != name:
+            self._last = (None, None)  # two images at once would take twice the memory
+            with self.reader.open(name) as file:
+                self._last = (name, self.decode(file))
         return self._last[1]
 
 
-def build_loaders(args, ranks, classes=None):
-    """Loaders(train, val, classes) of `--data-path` for this rank; train is None with `--eval` or `--throughput`.
+def build_loaders(options: Options, ranks: Ranks, classes: Sequence[str] | None = None) -> Loaders:
+    """Return the Loaders of `--data-path` for this rank; train is None with `--eval` or `--throughput`.
 
-    `classes` are a checkpoint's class names where it has them; otherwise the folder's hold. UserError where a folder
+    `classes` are a checkpoint's class names where it has them; otherwise those of the folder count. UserError where a folder
     is missing or empty, or where val/ has a class that is not among them.
     """
-    evaluates_only = not args.trains
-    train_folder, val_folder = (os.path.join(args.data_path, part) for part in ("train", "val"))
-    _check_folders(args.data_path, [val_folder] if evaluates_only else [train_folder, val_folder])
+    evaluates_only = not options.trains
+    train_folder, val_folder = (os.path.join(options.data_path, part) for part in ("train", "val"))
+    _check_folders(options.data_path, [val_folder] if evaluates_only else [train_folder, val_folder])
     known = _known_classes(train_folder, val_folder, classes, evaluates_only)
     strangers = sorted(set(list_classes(val_folder)) - set(known))
     if strangers:
         raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
-    cache = _cache_of(args)
-    val = image_folder(_find_images(val_folder, known, cache, ranks), args, False)
+    cache = _cache_of(options)
+    val = image_folder(_find_images(val_folder, known, cache, ranks), options, False)
     if not len(val):
         raise UserError("%s holds no images" % shown(val_folder))
     _check_no_class_is_empty(val.images)
@@ -81,18 +118,36 @@ def build_loaders(args, ranks, classes=None):
     if not evaluates_only:
         images = _find_images(train_folder, known, cache, ranks)
         _check_no_class_is_empty(images)
-        dataset = image_folder(images, args, True)
-        train = _train_batches(args, ranks, dataset)
-    return Loaders(train, _val_batches(args, ranks, val), known)
+        dataset = image_folder(images, options, True)
+        train = _train_batches(options, ranks, dataset)
+    return Loaders(train, _val_batches(options, ranks, val), known)
 
 
-def image_folder(images, args, is_train):
-    """The ImageFolder of `images` as `--loader` reads and the transform's options change them."""
-    transform, read = build_transform(is_train, args), read_picture
-    if args.loader == "fast":
+def image_folder(
+    images: Sequence[tuple[str, int]], options: Options, is_train: bool, reader: Reader = FILES
+) -> ImageFolder:
+    """Return the ImageFolder of `images`, decoded as `--loader` asks and transformed as the other options ask."""
+    transform, read = build_transform(options, is_train), decode
+    if options.loader == "fast":
         fast_reading.check()
-        transform, read = fast_reading.accelerate(transform), fast_reading.read_pixels
-    return ImageFolder(images, ToPixels(transform), is_train and args.skip_bad_images, read)
+        transform, read = fast_reading.accelerate(transform), fast_reading.decode_pixels
+    return ImageFolder(images, ToBytes(transform), is_train and options.skip_bad_images, read, reader)
+
+
+def build_transform(options: Options, is_train: bool) -> Compose:
+    """Return the transform of an image that the options ask for, in training or in evaluation."""
+    if not is_train:
+        return eval_transform(options.input_size)
+    augmentation = Augmentation(
+        color_jitter=options.color_jitter,
+        auto_augment=options.aa or None,
+        interpolation=options.train_interpolation,
+        hflip=options.hflip,
+        re_prob=options.reprob,
+        re_mode=options.remode,
+        re_count=options.recount,
+    )
+    return train_transform(options.input_size, augmentation)
 
 
 def _check_folders(root, folders):
@@ -117,25 +172,25 @@ def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only)
     return found
 
 
-def _find_images(folder, classes, cache, ranks):
-    """The ImageIndex of `folder`, which the first rank alone lists, or reads from the folder `cache`."""
-    return index.ImageIndex(ranks.from_first(lambda tick: index.find(folder, classes, cache, tick)), folder)
+def _find_images(folder: str, classes: Sequence[str], cache: str, ranks: Ranks) -> index.ImageIndex:
+    """Return the ImageIndex of `folder`, which the first rank alone lists, or reads from the folder `cache`."""
+    return index.ImageIndex(ranks.from_rank_0(lambda tick: index.find(folder, classes, cache, tick)), folder)
 
 
-def _cache_of(args):
-    """The folder for indexes, "" for none: never among the images, where one would change what it tells of."""
-    cache = args.index_cache or args.output_dir
-    parts = [os.path.realpath(os.path.join(args.data_path, part)) for part in ("train", "val")]
-    if cache and any(holds(part, os.path.realpath(cache)) for part in parts):
-        if args.index_cache:
+def _cache_of(options: Options) -> str:
+    """Return the folder for indexes, "" for none: never among the images, where one would change what it lists."""
+    cache = options.index_cache or options.output_dir
+    parts = [os.path.realpath(os.path.join(options.data_path, part)) for part in ("train", "val")]
+    if cache and any(contains(part, os.path.realpath(cache)) for part in parts):
+        if options.index_cache:
             raise UserError("--index-cache %s lies among the images: name another folder" % shown(cache))
         return ""
     return cache
 
 
-def keep_indexes(args, loaders):
+def keep_indexes(options: Options, loaders: Loaders) -> None:
     """Write the indexes of the images into `--index-cache` or, unless this only evaluates, `--output-dir`."""
-    cache = args.index_cache or ("" if not args.trains else _cache_of(args))
+    cache = options.index_cache or ("" if not options.trains else _cache_of(options))
     for batches in filter(None, (loaders.train, loaders.val) if cache else ()):
         index.keep(batches.dataset.images, cache)
 
@@ -147,42 +202,42 @@ def _check_no_class_is_empty(images):
             raise UserError("%s holds no images: fill or remove this class" % shown(folder))
 
 
-def _train_batches(args, ranks, dataset):
-    repeats = 3 if args.repeated_aug else 1
+def _train_batches(options, ranks, dataset):
+    repeats = 3 if options.repeated_aug else 1
     samplers = [
-        RASampler(dataset, ranks.virtual_size, rank, seed=args.seed, repeats=repeats) for rank in ranks.virtual_ranks
+        RASampler(dataset, ranks.virtual_size, rank, seed=options.seed, repeats=repeats) for rank in ranks.virtual_ranks
     ]
-    batch_size = min(args.batch_size, len(samplers[0]) // 2 * 2)
-    if batch_size < 1 or (batch_size == 1 and args.batch_size > 1):
+    batch_size = min(options.batch_size, len(samplers[0]) // 2 * 2)
+    if batch_size < 1 or (batch_size == 1 and options.batch_size > 1):
         raise UserError(
             "%d training images are too few for %d processes: batch normalisation needs 2 images on each"
             % (len(dataset), ranks.virtual_size)
         )
-    rounds = args.grad_accum_steps
+    rounds = options.grad_accum_steps
     if batch_size * rounds > len(samplers[0]):
         raise UserError(
             "--grad-accum-steps %d: an epoch holds %d batches of %d images for each of %d process(es)"
             % (rounds, len(samplers[0]) // batch_size, batch_size, ranks.virtual_size)
         )
     batches = PositionBatches(samplers, batch_size, rounds)
-    return _batches(args, ranks, dataset, batches, parts=rounds * len(samplers))
+    return _batches(options, ranks, dataset, batches, parts=rounds * len(samplers))
 
 
-def _val_batches(args, ranks, dataset):
-    shard = EvalShard(len(dataset), ranks.world_size, ranks.rank) if args.dist_eval else EvalShard(len(dataset))
-    batches = _batches(args, ranks, dataset, ShardBatches(shard, int(1.5 * args.batch_size)))
-    batches.is_sharded = args.dist_eval
+def _val_batches(options, ranks, dataset):
+    shard = EvalShard(len(dataset), ranks.world_size, ranks.rank) if options.dist_eval else EvalShard(len(dataset))
+    batches = _batches(options, ranks, dataset, ShardBatches(shard, int(1.5 * options.batch_size)))
+    batches.is_sharded = options.dist_eval
     return batches
 
 
-def _batches(args, ranks, dataset, batch_sampler, **options):
+def _batches(options, ranks, dataset, batch_sampler, **more):
     return Batches(
         dataset,
         batch_sampler,
         ranks.device,
-        workers=min(10, ranks.cores) if args.num_workers is None else args.num_workers,
-        timeout_s=args.dist_timeout,
-        pin_memory=args.pin_mem and ranks.device.is_accelerator,
-        skip_bad=args.skip_bad_images,
-        **options,
+        workers=min(10, ranks.cores) if options.num_workers is None else options.num_workers,
+        timeout_s=options.dist_timeout,
+        pin_memory=options.pin_mem and ranks.device.is_accelerator,
+        skip_bad=options.skip_bad_images,
+        **more,
     )

@@ -9,7 +9,7 @@ import torch
 
 from runtime.compat import inference_mode
 from runtime.errors import RunError, Stopped
-from runtime.stops import elected
+from runtime.signals import agreed_signal
 from training.metrics import Counts, EvalResult
 from training.progress import Progress
 from training.run import Run
@@ -70,7 +70,7 @@ def train_one_epoch(
         "train_loss_median": progress.median_loss,
         "train_lr": progress.lr,
         "images_per_second": images_per_second,
-        "train_images_skipped": run.ranks.count(batches.skipped),
+        "train_images_skipped": run.ranks.sum_int(batches.skipped),
         "train_steps_skipped": progress.skipped,
         "seconds": progress.seconds,
     }
@@ -84,11 +84,11 @@ def _agree(run: Run, batches: TrainBatches, epoch: int, step: int, progress: Pro
     """
     own = progress.take_pending()
     values = own.mean(dim=1).tolist() + run.stop.votes()
-    values = run.ranks.added(values)
+    values = run.ranks.sum_list(values)
     losses = [value / run.ranks.world_size for value in values[: len(own)]]
     stop_unless_finite(run, batches, epoch, step, losses, own)
     progress.settle(losses)
-    return elected(values[len(own) :])
+    return agreed_signal(values[len(own) :])
 
 
 @inference_mode()
@@ -111,7 +111,7 @@ def evaluate(run: Run, model: nn.Module, batches: EvalBatches, counts: Counts | 
         counts.update(logits, targets)
     counts.add_skipped(batches.skipped)
     run.ranks.mark_waiting()
-    stop = elected(run.ranks.added(run.stop.votes()))
+    stop = agreed_signal(run.ranks.sum_list(run.stop.votes()))
     if stop:
         raise Stopped(stop)
     if batches.is_sharded:

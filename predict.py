@@ -90,7 +90,8 @@ def run(argv: Sequence[str]) -> int:
         print_note(line)
     paths = find_images(options.images)
     write = writer_for(options, min(options.top, len(classifier.class_names)))
-    failed, sheet = 0, []
+    failed = 0
+    sheet: list[tuple[str, tuple[str, str]]] = []
     for prediction in classifier.predict_files(paths, options.top, options.batch_size, options.num_workers):
         write(prediction)
         if prediction.top is None:
@@ -145,7 +146,8 @@ def writer_for(options: argparse.Namespace, count: int) -> Callable[[Prediction]
     rows.writerow(["path", *columns, "error"])
 
     def write_row(prediction: Prediction) -> None:
-        cells = [cell for pair in prediction.top or [("", "")] * count for cell in pair]
+        pairs: list[Any] = prediction.top or [("", "")] * count
+        cells = [cell for pair in pairs for cell in pair]
         rows.writerow([prediction.path, *cells, prediction.error or ""])
 
     return write_row
@@ -153,7 +155,7 @@ def writer_for(options: argparse.Namespace, count: int) -> Callable[[Prediction]
 
 def write_json(prediction: Prediction) -> None:
     """Write {"path", "top": [{"class", "probability"}], "error"} as one line; one of the last two is null."""
-    top = prediction.top and [{"class": name, "probability": value} for name, value in prediction.top]
+    top: Any = prediction.top and [{"class": name, "probability": value} for name, value in prediction.top]
     sys.stdout.write(json.dumps({"path": prediction.path, "top": top, "error": prediction.error}) + "\n")
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import uuid
+from typing import Any, BinaryIO, Iterator
 
 from tqdm import tqdm
 
@@ -104,26 +107,22 @@ def _add_handler(handler: logging.Handler, formatter: logging.Formatter, hides: 
     logging.getLogger().addHandler(handler)
 
 
-def write_text(path, text):
-    """Replace the file `path` by `text` without ever leaving half of it."""
-    temporary = path + ".tmp"
+def write_text(path: str, text: str) -> None:
+    """Replace the file `path` by `text`, whole or not at all; the message of an OSError names the file."""
     try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
-        os.replace(temporary, path)
     except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def write_json(path, value):
+def write_json(path: str, value: Any) -> None:
     """Replace the file `path` by `value` as JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def append_missing_rows(path, rows):
-    """Append to a file of one JSON a line those `rows` whose "epoch" it lacks."""
+def append_missing_rows(path: str, rows: list[dict[str, Any]]) -> None:
+    """Append to a file of one JSON object a line those `rows` whose "epoch" it lacks."""
     lines, known = [], set()
     if os.path.exists(path):
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -137,13 +136,13 @@ def append_missing_rows(path, rows):
     write_text(path, "".join(line + "\n" for line in lines))
 
 
-def clock_text(seconds):
-    """h:mm:ss."""
+def clock_text(seconds: float) -> str:
+    """Return the duration as h:mm:ss."""
     return str(datetime.timedelta(seconds=int(seconds)))
 
 
-def check_target(path, force):
-    """UserError unless a file `path` can be written; one that is there may be replaced with `force` alone."""
+def check_target(path: str, force: bool) -> None:
+    """Raise UserError unless a file `path` can be written; with `force` it may exist already."""
     if os.path.isdir(path):
         raise UserError("%s is a folder: name a file" % path)
     if os.path.lexists(path) and not force:
@@ -153,14 +152,52 @@ def check_target(path, force):
 
 
 @contextlib.contextmanager
-def replacing(path, force):
-    """The name of a file to write, which becomes `path` at the end, as `check_target` allows; after an error it is
-    deleted."""
-    staged = "%s.%s.tmp" % (os.path.abspath(path), uuid.uuid4().hex)
+def replacing(path: str, force: bool = True) -> Iterator[str]:
+    """Yield the name of a file to write, beside `path`, which replaces `path` in the end; it is deleted on an error.
+
+    Nobody else's file bears that name. Without `force`, UserError if `path` has come into being meanwhile.
+    """
+    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), ".%s.tmp" % uuid.uuid4().hex)
     try:
-        yield staged
-        check_target(path, force)  # what was written may have taken minutes
-        os.replace(staged, path)
+        yield temporary
+        if not force:
+            check_target(path, force)
+        os.replace(temporary, path)
     finally:
-        if os.path.exists(staged):
-            os.unlink(staged)
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+
+
+def remove_leftovers(folder: str) -> None:
+    """Delete the files of `replacing` that a killed process has left in `folder`."""
+    for name in os.listdir(folder):
+        if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", name):
+            os.unlink(os.path.join(folder, name))
+
+
+def sync_file(path: str) -> None:
+    """Wait until the contents of the file are on the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: str) -> None:
+    """Wait until the names in the folder are on the disk, where its file system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def digest_of(file: BinaryIO, digest: Any = None) -> Any:
+    """Return the hashlib `digest` (SHA-256 by default) of the rest of an open file."""
+    digest = hashlib.sha256() if digest is None else digest
+    for block in iter(lambda: file.read(2**20), b""):
+        digest.update(block)
+    return digest

@@ -6,4 +6,4 @@ import sys
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REFERENCE = os.path.join(_ROOT, "test", "reference")
 if REFERENCE not in sys.path:
-    sys.path.append(REFERENCE)  # so that plain_smlp, plain_siblings and plain_training are found
+    sys.path.append(REFERENCE)  # so that baseline_smlp, baseline_siblings and baseline_training are found

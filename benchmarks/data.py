@@ -54,7 +54,7 @@ class Published(Dataset):
     def __getitem__(self, position):
         number, key = position if isinstance(position, tuple) else (position, None)
         path, target = self.images[number]
-        picture = reading.read_picture(path)
+        picture = reading.read_image(path)
         if key is not None:
             seed_host(position_seed("sample", *key))
         return self.transform(picture), target
@@ -75,7 +75,7 @@ def _rates(args, root, is_train):
     if len(images) < args.batch_size:
         raise UserError("--batch-size %d: %s/ has only %d images" % (args.batch_size, name, len(images)))
     fast = _options(args, root, "--loader=fast")
-    exact = datasets.build_transform(is_train, fast)
+    exact = datasets.build_transform(fast, is_train)
     sets = {
         "published": (Published(images, exact), default_collate, 1),
         "exact": (datasets.image_folder(images, _options(args, root), is_train), collate, 1),

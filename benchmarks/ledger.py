@@ -31,8 +31,8 @@ import contextlib
 import warnings
 from collections import Counter
 
-import plain_smlp
-import plain_training
+import baseline_smlp
+import baseline_training
 import torch
 from torch import nn
 
@@ -64,7 +64,7 @@ def add_arguments(parser):
 
 def run(options):
     """The rows of the ledger: MB an image of each kind of operator, plain and ours, and the floor."""
-    known = plain_smlp.WIDTHS_AND_DEPTHS
+    known = baseline_smlp.WIDTHS_AND_DEPTHS
     if options.model not in known:
         raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(known)))
     with Contentless():
@@ -72,13 +72,13 @@ def run(options):
             ours = create_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
         except ValueError as error:
             raise UserError("--input-size %d: %s" % (options.input_size, error)) from None
-        plain = plain_smlp.plain_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
+        plain = baseline_smlp.baseline_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
         images = torch.randn(options.batch_size, 3, options.input_size, options.input_size)
         for model in (ours, plain):
             make_copyable(model)
         least = floor(plain, images, options.precision, options.mode == "train")
         laid = images.contiguous(memory_format=Device("cpu").memory_format)  # as the loaders give them
-        tables = {"plain": count(plain, plain_step, images, options), "ours": count(ours, our_step, laid, options)}
+        tables = {"plain": count(plain, baseline_step, images, options), "ours": count(ours, our_step, laid, options)}
     total = sum(tables["plain"].values())
     found = [("floor", least)]
     for name, table in tables.items():
@@ -129,12 +129,12 @@ def autocast(precision):
     return contextlib.nullcontext() if precision == "float32" else torch.autocast("cpu", dtype=DTYPES[precision])
 
 
-def plain_step(model, ledger, precision):
+def baseline_step(model, ledger, precision):
     """The plain training step, its optimizer and EMA kept apart."""
-    optimizer, ema = plain_training.plain_optimizer(model), plain_training.PlainEma(model)
+    optimizer, ema = baseline_training.baseline_optimizer(model), baseline_training.BaselineEma(model)
     optimizer.step = ledger.as_part("optimizer", optimizer.step)
     ema.update = ledger.as_part("EMA", ema.update)
-    return plain_training.plain_step(model, optimizer, ema, Device("cpu"), lambda: autocast(precision))
+    return baseline_training.baseline_step(model, optimizer, ema, Device("cpu"), lambda: autocast(precision))
 
 
 def our_step(model, ledger, precision):

@@ -28,8 +28,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "test", "reference")]
 
 import torch  # noqa: E402 - after the path is set
-from plain_smlp import PlainSMLPNet  # noqa: E402
-from plain_training import PlainEma, plain_optimizer, plain_step  # noqa: E402
+from baseline_smlp import BaselineSMLPNet  # noqa: E402
+from baseline_training import BaselineEma, baseline_optimizer, baseline_step  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 import datasets  # noqa: E402
@@ -37,7 +37,7 @@ import engine  # noqa: E402
 from benchmarks import runs  # noqa: E402
 from benchmarks.data import Published  # noqa: E402
 from models.smlp import sMLPNet  # noqa: E402
-from runtime.binding import usable_cores  # noqa: E402
+from runtime.affinity import usable_cores  # noqa: E402
 from runtime.compat import register_model  # noqa: E402
 from tools.make_digits import write_digits  # noqa: E402
 from training import build  # noqa: E402
@@ -118,7 +118,7 @@ def learn(way, seed, epochs, folder):
     words = ["--model=smlpnet_parity", "--data-path=" + folder, "--seed=%d" % seed, "--epochs=%d" % epochs]
     options, run = runs.make_run(words + RECIPE + WAYS[way], CLASSES)
     loaders = datasets.build_loaders(options, run.ranks)
-    epoch_of = plain_epoch(options, run, loaders) if way == "plain" else own_epoch(run, loaders)
+    epoch_of = baseline_epoch(options, run, loaders) if way == "plain" else own_epoch(run, loaders)
     pairs = [epoch_of(epoch) for epoch in range(epochs)]
     loss, accuracy = zip(*pairs)
     return {"way": way, "seed": seed, "epochs": epochs, "loss": loss, "accuracy": accuracy}
@@ -134,14 +134,14 @@ def own_epoch(run, loaders):
     return epoch_of
 
 
-def plain_epoch(options, run, loaders):
+def baseline_epoch(options, run, loaders):
     """The same in the published way, from the weights of `run`."""
-    model = PlainSMLPNet(image_size=SIDE, num_classes=CLASSES, **SHAPE)
+    model = BaselineSMLPNet(image_size=SIDE, num_classes=CLASSES, **SHAPE)
     model.load_state_dict(run.bare_model.state_dict())
-    optimizer, ema = plain_optimizer(model, options.lr), PlainEma(model, options.model_ema_decay)
-    step, mixup = plain_step(model, optimizer, ema, run.device), build.build_mixup(options, CLASSES)
+    optimizer, ema = baseline_optimizer(model, options.lr), BaselineEma(model, options.model_ema_decay)
+    step, mixup = baseline_step(model, optimizer, ema, run.device), build.build_mixup(options, CLASSES)
     train, val = (
-        Published(part.dataset.images, datasets.build_transform(is_train, options))
+        Published(part.dataset.images, datasets.build_transform(options, is_train))
         for part, is_train in ((loaders.train, True), (loaders.val, False))
     )
     order = loaders.train.batch_sampler
@@ -156,7 +156,7 @@ def plain_epoch(options, run, loaders):
         for number, (images, targets) in enumerate(batches):
             run.seed_step(epoch, number, 0)
             losses.append(step(*mixup(images, targets)))
-        return sum(losses) / len(losses), plain_accuracy(model, DataLoader(val, 128))
+        return sum(losses) / len(losses), baseline_accuracy(model, DataLoader(val, 128))
 
     return epoch_of
 
@@ -171,7 +171,7 @@ def published_rate(options, time):
 
 
 @torch.no_grad()
-def plain_accuracy(model, batches):
+def baseline_accuracy(model, batches):
     """Percent."""
     model.eval()
     hits = [model(images).argmax(dim=1).eq(targets) for images, targets in batches]

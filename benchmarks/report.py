@@ -12,7 +12,7 @@ from importlib import metadata
 
 import torch
 
-from runtime.binding import usable_cores
+from runtime.affinity import usable_cores
 from runtime.device import accelerators, cpu_has_bfloat16
 from runtime.errors import RunError
 

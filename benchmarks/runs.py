@@ -3,16 +3,16 @@
 import logging
 import os
 
-import plain_smlp
+import baseline_smlp
 import torch
-from plain_siblings import plain_sibling
+from baseline_siblings import baseline_sibling
 
 import models
 from options import parsing
 from results import folder
 from runtime.device import select_device
 from runtime.distributed import Ranks
-from runtime.launched import read_launch
+from runtime.launch_environment import read_launch
 from training import build
 from training.steps import take_gradients
 
@@ -52,9 +52,9 @@ def settle(args):
     return device
 
 
-def plain_model(name, **keywords):
+def baseline_model(name, **keywords):
     """The plain formulation of the model `name`."""
-    make = plain_smlp.plain_model if name in plain_smlp.WIDTHS_AND_DEPTHS else plain_sibling
+    make = baseline_smlp.baseline_model if name in baseline_smlp.WIDTHS_AND_DEPTHS else baseline_sibling
     return make(name, **keywords)
 
 

@@ -14,7 +14,7 @@ import time
 import torch
 
 from benchmarks import runs, timing
-from runtime.binding import usable_cores
+from runtime.affinity import usable_cores
 from runtime.errors import RunError, UserError
 from tools.launch import environment_of
 

@@ -6,7 +6,7 @@ with plain float32, too.
 """
 
 import torch
-from plain_training import PlainEma, plain_optimizer, plain_step
+from baseline_training import BaselineEma, baseline_optimizer, baseline_step
 
 import engine
 from benchmarks import runs, timing
@@ -95,7 +95,7 @@ def _ours(args, device, mode, precision, choice):
 
 def _plain(args, device, mode, precision):
     """One unit of the plain formulation's work."""
-    model = runs.plain_model(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
+    model = runs.baseline_model(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
     images, targets = runs.batch_for(device, args, torch.contiguous_format)
     is_full = precision == "float32"
     chosen = select_precision("none" if is_full else "native", device, None if is_full else precision)
@@ -104,7 +104,7 @@ def _plain(args, device, mode, precision):
     soft_targets = torch.full((len(images), runs.CLASSES), 0.1 / runs.CLASSES, device=images.device)
     soft_targets.scatter_(1, targets.unsqueeze(1), 0.9)
     scaler = getattr(chosen, "scaler", None)
-    step = plain_step(model.train(), plain_optimizer(model), PlainEma(model), device, chosen.autocast, scaler)
+    step = baseline_step(model.train(), baseline_optimizer(model), BaselineEma(model), device, chosen.autocast, scaler)
 
     def train():
         step(images, soft_targets)

@@ -1,6 +1,7 @@
 """Checkpoints by URL: fetched only when one is given, only by https, and only with a hash to check the file by."""
 
-import hashlib
+from __future__ import annotations
+
 import os
 import re
 import ssl
@@ -10,15 +11,16 @@ import urllib.parse
 import torch
 
 from runtime.errors import UserError, reason
+from utils import digest_of
 
 
-def is_url(path):
-    """Whether `path` names something to fetch."""
+def is_url(path: str) -> bool:
+    """Return whether `path` names something to fetch."""
     return "://" in path
 
 
-def fetch(url):
-    """The local path of the file at `url`; fetched into a folder beside torch.hub's unless it is there already.
+def fetch(url: str) -> str:
+    """Return the local path of the file at `url`, fetched into a folder beside torch.hub's unless it is there.
 
     The SHA-256 comes from the fragment, `#sha256=<64 digits>`, or, its first 8 digits or more, from the file's name, as
     in torch.hub's `name-<digits>.pth`. UserError where it is missing or wrong, or where the file cannot be fetched.
@@ -34,7 +36,7 @@ def fetch(url):
     path = os.path.join(folder, "%s-%s" % (digits[:16], name))
     try:
         os.makedirs(folder, exist_ok=True)
-        if not (os.path.exists(path) and _sha256(path).startswith(digits)):
+        if not (os.path.exists(path) and _sha256_of(path).startswith(digits)):
             torch.hub.download_url_to_file(
                 parts._replace(fragment="").geturl(), path, hash_prefix=digits, progress=False
             )
@@ -52,9 +54,6 @@ def _hub_folder():
     return torch.hub.get_dir() if hasattr(torch.hub, "get_dir") else torch.hub._get_torch_home()
 
 
-def _sha256(path):
-    digest = hashlib.sha256()
+def _sha256_of(path: str) -> str:
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return digest_of(file).hexdigest()

@@ -86,7 +86,8 @@ def write(
     RunError where it does not compute the same; the caller deletes the file then.
     """
     if kind == "safetensors":
-        return _write_weights(path, network)
+        _write_weights(path, network)
+        return None
     metadata = metadata_of(network, module)
     images = module.example(2, network.info.image_size)
     if kind == "onnx":

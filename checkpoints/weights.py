@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from checkpoints import store
+from checkpoints import loading, store
 from models import families
 from runtime.compat import create_model, without_contents
 from runtime.errors import UserError
@@ -60,7 +60,7 @@ def load_model(path: str, use_ema: bool = False, token_layout: str | None = None
     info = identify(path, checkpoint, token_layout)
     weights = select_weights(path, checkpoint, use_ema)
     model = create_model(info.model, **info.keywords)
-    store.check_fits(path, weights, model)
+    loading.check_fits(path, weights, model)
     model.load_state_dict(weights)
     recorded = _class_names(checkpoint, info.classes)
     names = recorded or [str(number) for number in range(info.classes)]
@@ -75,12 +75,12 @@ def _class_names(checkpoint: dict[str, Any], count: int) -> list[str] | None:
 
 
 def read(path: str) -> dict[str, Any]:
-    """Return the checkpoint in a file of any kind, in the form that checkpoints.store.load returns."""
+    """Return the checkpoint in a file of any kind, in the form that checkpoints.loading.load returns."""
     if not os.path.isfile(path):
         raise UserError("%s: no such file" % path)
     with open(path, "rb") as file:
         is_pickle_or_zip = file.read(2) in (b"PK", b"\x80\x02")
-    return store.load(path) if is_pickle_or_zip else _read_safetensors(path)
+    return loading.load(path) if is_pickle_or_zip else _read_safetensors(path)
 
 
 def _safetensors() -> Any:
@@ -105,7 +105,7 @@ def _read_safetensors(path: str) -> dict[str, Any]:
     except ValueError:
         raise UserError("%s: its metadata is not JSON" % path) from None
     checkpoint["model"] = weights
-    store.check_contents(path, checkpoint)
+    loading.check_contents(path, checkpoint)
     return checkpoint
 
 
@@ -138,7 +138,7 @@ def caveats(info: WeightsInfo, uses_ema: bool, has_names: bool = True) -> list[s
 
 def identify(path: str, checkpoint: dict[str, Any], token_layout: str | None = None) -> WeightsInfo:
     """Return which model the weights of a checkpoint are of; UserError where no model has such weights."""
-    weights, options = checkpoint["model"], store.options_of(checkpoint)
+    weights, options = checkpoint["model"], loading.options_of(checkpoint)
     family = families.family_of_weights(weights)
     if family is None:
         raise UserError("%s holds the weights of none of the models (--list-models)" % path)

@@ -14,14 +14,13 @@ import datasets
 import engine
 from checkpoints import weights
 from pipeline import batch_bytes, batches
-from pipeline.reading import read_picture, walk
-from pipeline.reading import why as why_unreadable
+from pipeline.reading import failure_of, read_image, walk
 from pipeline.transforms import eval_transform
-from runtime.binding import usable_cores
+from runtime.affinity import usable_cores
 from runtime.compat import inference_mode
 from runtime.device import select_device
 from runtime.errors import RunError, UserError, reason, shown
-from runtime.stops import leave_to_parent
+from runtime.signals import ignore_stop_signals
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,9 +47,9 @@ class Classifier:
     def __init__(self, trained: weights.TrainedModel, device: str = "auto") -> None:
         self.trained, self.class_names = trained, trained.class_names
         self.device = select_device(device)
-        self.device.compute_float32_in_full()
+        self.device.disable_hf32()
         self.model = trained.model.to(self.device.torch_device)
-        self.transform = batch_bytes.ToPixels(eval_transform(trained.info.image_size))
+        self.transform = batch_bytes.ToBytes(eval_transform(trained.info.image_size))
 
     def __call__(self, images: Any, top: int = 5) -> Any:
         """Return [(class, probability), ...] of the `top` likeliest classes of an image, the likeliest first.
@@ -67,7 +66,7 @@ class Classifier:
 
     def _classify(self, images: Sequence[Any], top: int) -> list[list[tuple[str, float]]]:
         samples = [self.transform(self._open(image)) for image in images]
-        found = self.rank(batch_bytes.join(samples, list(range(len(samples)))), top)
+        found = self.rank(batch_bytes.stack(samples, list(range(len(samples)))), top)
         for position, image in enumerate(images):
             if not is_finite(found[position]):
                 raise UserError("%s: the output of the model is not finite" % _name_of(image))
@@ -77,14 +76,14 @@ class Classifier:
         if hasattr(image, "convert"):
             return image.convert("RGB")
         try:
-            return read_picture(os.fspath(image))
+            return read_image(os.fspath(image))
         except Exception as error:  # decoders raise nearly anything
-            raise UserError("%s: %s" % (_name_of(image), why_unreadable(error))) from None
+            raise UserError("%s: %s" % (_name_of(image), failure_of(error))) from None
 
     @inference_mode()
-    def rank(self, batch: batch_bytes.PixelBatch, top: int) -> dict[int, list[tuple[str, float]]]:
+    def rank(self, batch: batch_bytes.ByteBatch, top: int) -> dict[int, list[tuple[str, float]]]:
         """Return {target: [(class, probability), ...]} for the images of a batch; their targets are any numbers."""
-        images, numbers = batch_bytes.to_images(batch, self.device)
+        images, numbers = batch_bytes.normalize(batch, self.device)
         logits = engine.forward(self.model, images, self.device).float()
         best = logits.topk(min(top, len(self.class_names)), dim=1).indices  # by logits, as the accuracy is counted
         values = torch.softmax(logits, dim=1).gather(1, best)
@@ -105,7 +104,7 @@ class Classifier:
             batch_size,
             num_workers=workers,
             collate_fn=batches.collate,
-            worker_init_fn=leave_to_parent,
+            worker_init_fn=ignore_stop_signals,
         )
         for first, (batch, bad_files) in zip(range(0, len(paths), batch_size), _batches_of(loader)):
             ranked = {} if batch is None else self.rank(batch, top)

@@ -11,7 +11,7 @@ import time
 from collections import namedtuple
 
 import engine
-from checkpoints import store
+from checkpoints import loading, store
 from options import parsing
 from results.folder import check_something_is_left
 from results.record import Record
@@ -96,7 +96,7 @@ def seconds_per_image(batches):
 def highest(ranks, numbers):
     """The list of `numbers`, each the highest of all ranks."""
     others = [0.0] * len(numbers)
-    everyones = ranks.added(others * ranks.rank + numbers + others * (ranks.world_size - 1 - ranks.rank))
+    everyones = ranks.sum_list(others * ranks.rank + numbers + others * (ranks.world_size - 1 - ranks.rank))
     return [max(everyones[place :: len(numbers)]) for place in range(len(numbers))]
 
 
@@ -174,7 +174,7 @@ def try_checkpoint(place, run, record):
         started = time.perf_counter()
         store.save_as(state, path)
         seconds = time.perf_counter() - started
-        store.load_into(path, run, store.load(path))
+        loading.load_into(path, run, loading.load(path))
         return Trial(place, seconds, os.path.getsize(path), free)
     except store.SaveError as error:
         raise RunError(str(error)) from None

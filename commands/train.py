@@ -15,12 +15,12 @@ from commands import dry_run
 from options import parsing
 from results import folder, reader, trackers
 from results.record import Record
-from runtime.binding import bind_cores
+from runtime.affinity import bind_cores
 from runtime.device import select_device
 from runtime.distributed import Ranks
 from runtime.ema import NoEma
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError, did_you_mean
-from runtime.launched import read_launch
+from runtime.launch_environment import read_launch
 from runtime.programs import report
 from training import build, describe, metrics
 from training.progress import epoch_line

@@ -13,15 +13,14 @@ import torch
 
 from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 
-
 # One picture, uint8 (H, W, 3), and its erased boxes: [(top, left, floats (3, h, w))].
-Pixels = namedtuple("Pixels", "bytes boxes")
+ImageBytes = namedtuple("ImageBytes", "bytes boxes")
 # uint8 (B, H, W, 3); int64 (B,); all boxes, int64 (n, 5) of (picture, top, left, h, w), and their floats in a row.
-PixelBatch = namedtuple("PixelBatch", "bytes targets boxes fills")
+ByteBatch = namedtuple("ByteBatch", "bytes targets boxes fills")
 
 
-class ToPixels:
-    """The published `transform` of a picture, split where it leaves the bytes: picture -> Pixels."""
+class ToBytes:
+    """The published `transform` of a picture, split where it leaves the bytes: image -> ImageBytes."""
 
     def __init__(self, transform):
         names = [type(step).__name__ for step in transform.transforms]
@@ -38,7 +37,7 @@ class ToPixels:
         boxes = _Boxes(pixels.shape)
         if self.erase is not None:
             self.erase(boxes)
-        return Pixels(pixels, boxes.found)
+        return ImageBytes(pixels, boxes.found)
 
 
 class _Boxes:
@@ -59,11 +58,11 @@ class _Boxes:
         self.found.append((rows.start, columns.start, values.expand(-1, height, width)))
 
 
-def join(pictures, targets):
-    """A PixelBatch of some Pixels of one size."""
+def stack(pictures, targets):
+    """A ByteBatch of some ImageBytes of one size."""
     boxes = [(number, top, left) + tuple(values.shape[1:]) for number, top, left, values in _boxes_of(pictures)]
     fills = [values.reshape(-1) for _, _, _, values in _boxes_of(pictures)]
-    return PixelBatch(
+    return ByteBatch(
         torch.stack([picture.bytes for picture in pictures]),
         torch.tensor(targets),
         torch.tensor(boxes, dtype=torch.int64).reshape(-1, 5),
@@ -75,7 +74,7 @@ def _boxes_of(pictures):
     return [(number,) + box for number, picture in enumerate(pictures) for box in picture.boxes]
 
 
-def to_images(batch, device):
+def normalize(batch, device):
     """(images (B, 3, H, W), targets (B,)) on the runtime.device.Device: normalised float32, the boxes erased.
 
     The arithmetic is torchvision's ToTensor and Normalize, in their order: the same bits.

@@ -10,18 +10,18 @@ from torch.utils.data import DataLoader
 from pipeline import batch_bytes
 from runtime.compat import KEEP_WORKERS
 from runtime.errors import RunError, UserError, reason
-from runtime.stops import leave_to_parent
+from runtime.signals import ignore_stop_signals
 
 MOST_LOSSES = 3  # loader processes lost in a row, without a batch in between, before the run gives up
 
 
 def collate(samples):
-    """(PixelBatch of the samples with a picture, or None where there are none; names of unreadable files)."""
+    """(ByteBatch of the samples with a picture, or None where there are none; names of unreadable files)."""
     bad_files = [name for sample in samples for name in sample.bad_files]
     good = [sample for sample in samples if sample.pixels is not None]
     if not good:
         return None, bad_files
-    return batch_bytes.join([sample.pixels for sample in good], [sample.target for sample in good]), bad_files
+    return batch_bytes.stack([sample.pixels for sample in good], [sample.target for sample in good]), bad_files
 
 
 class Batches:
@@ -48,7 +48,7 @@ class Batches:
             timeout=timeout_s if workers else 0,
             collate_fn=collate,
             pin_memory=pin_memory,
-            worker_init_fn=leave_to_parent,
+            worker_init_fn=ignore_stop_signals,
             **(KEEP_WORKERS if workers else {}),
         )
         self._loader = self._make_loader()
@@ -80,7 +80,7 @@ class Batches:
                     batch, losses = batch + 1, 0
                     self._note(bad_files, 0 if joined is None else len(joined.targets))
                     if joined is not None:
-                        yield batch_bytes.to_images(joined, self.device)
+                        yield batch_bytes.normalize(joined, self.device)
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 if not means_a_lost_process(error):

@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.reading import read_picture
+from pipeline.reading import read_image
 
 COLUMNS, SIDE, GAP, LINE = 5, 160, 8, 16  # pixels, but for the columns
 
@@ -21,7 +21,7 @@ def draw(entries, file):
 
 def _tile(path, lines):
     tile = Image.new("RGB", (SIDE, SIDE + 2 * LINE), "white")
-    picture = read_picture(path)
+    picture = read_image(path)
     scale = SIDE / max(picture.size)
     picture = picture.resize([max(1, round(length * scale)) for length in picture.size], Image.BICUBIC)
     tile.paste(picture, ((SIDE - picture.size[0]) // 2, (SIDE - picture.size[1]) // 2))

@@ -4,16 +4,19 @@ libjpeg-turbo by simplejpeg, torch's resize of bytes, and OpenCV's affine maps t
 draws are those of the exact steps. What differs is measured by `benchmark.py data`, which prints the PSNR.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 import random
+from typing import BinaryIO
 
 import numpy
 import torch
 from PIL import Image
 from torch.nn import functional
 
-from pipeline.reading import BoundedResize, open_regular, read_picture
+from pipeline.reading import BoundedResize, decode
 from runtime.compat import RandomResizedCropAndInterpolation, augment_operations, resizes_bytes
 from runtime.errors import UserError
 
@@ -23,7 +26,7 @@ try:
 except ImportError as error:
     MISSING = str(error)
 else:
-    MISSING = None
+    MISSING = ""
     cv2.setNumThreads(0)  # the loader processes share the cores already
 
 _TORCH_NAMES = {2: "bilinear", 3: "bicubic"}  # of Pillow's filters
@@ -39,17 +42,17 @@ def check():
         raise UserError("--loader fast: this torch cannot resize bytes (torch 2.1 can): leave the option out")
 
 
-def read_pixels(path):
-    """The RGB picture in the file `path`, uint8 (H, W, 3); what is no plain JPEG is read as `read_picture` does."""
-    with open_regular(path) as file:
-        data = file.read(2)
-        if data == b"\xff\xd8":
-            data += file.read()
-            try:
-                return _decode(data)
-            except ValueError:  # Pillow decides what can still be read, and says why not
-                pass
-    return numpy.array(read_picture(path))
+def decode_pixels(file: BinaryIO) -> numpy.ndarray:
+    """Return the RGB image in an open file, uint8 (H, W, 3); all but plain JPEG is left to `reading.decode`."""
+    data = file.read(2)
+    if data == b"\xff\xd8":
+        data += file.read()
+        try:
+            return _decode(data)
+        except ValueError:  # Pillow decides what can still be read, and tells why not
+            pass
+    file.seek(0)
+    return numpy.array(decode(file))
 
 
 def _decode(data):
@@ -61,7 +64,7 @@ def _decode(data):
 
 
 def accelerate(transform):
-    """`transform`, of datasets.build_transform, with its slow steps exchanged: for what `read_pixels` gives."""
+    """Return `transform` with its slow steps replaced, for the pixels of `decode_pixels`."""
     first, *others = transform.transforms
     if isinstance(first, RandomResizedCropAndInterpolation):
         first = _RandomCrop(first)

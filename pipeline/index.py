@@ -13,6 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pipeline.reading import stamp_of, walk
 from runtime.errors import printable, shown
+from utils import replacing
 
 FORMAT = 1
 RACY_NS = 2 * 10**9  # a folder changed less than this before it is listed may change again within the same time stamp
@@ -62,7 +63,7 @@ class ImageIndex(collections.abc.Sequence):
             return NotImplemented
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other))
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self):  # for loader processes that are not forked: the block once, not its parts too
         return ImageIndex, (self.block.view(numpy.ndarray), self.folder)
@@ -188,23 +189,14 @@ def keep(index, cache):
     comes_from_there = isinstance(index.block, numpy.memmap) and os.path.exists(path)
     if comes_from_there or index.header["stamps"] is None:
         return
-    temporary = "%s.%s.tmp" % (path, os.urandom(4).hex())  # several runs may write it at the same time
     try:
         os.makedirs(cache, exist_ok=True)
-        _write(temporary, index.block)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            _write(temporary, index.block)
     except OSError as error:
         logging.getLogger().warning("the index %s cannot be written: %s", shown(path), error.strerror)
-        _remove(temporary)
 
 
 def _write(path, block):
     with open(path, "wb") as file:
         file.write(block)
-
-
-def _remove(path):
-    try:
-        os.unlink(path)
-    except OSError:  # there is none, or its disk is read-only
-        pass

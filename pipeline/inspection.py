@@ -6,18 +6,20 @@ import numpy
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from pipeline.transforms import SMALL_SIZE
 from pipeline.batches import means_a_lost_process
-from pipeline.reading import BoundedResize, open_picture, open_regular, take_up, why
+from pipeline.readers.files import open_regular
+from pipeline.reading import BoundedResize, failure_of, open_image
+from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError, reason
-from runtime.stops import leave_to_parent
+from runtime.signals import ignore_stop_signals
+from utils import digest_of
 
 MOST_NAMED = 1000  # files of a kind that are named; all are counted
 _BATCH = 32
 _DIGEST_BYTES = 16
 
 
-class PictureFiles(Dataset):
+class ImageFiles(Dataset):
     """(digest of the file, width, height, mode, "") of each of the `images`, (path, class number); where a training at
     `input_size` pixels could not read it, the last is the reason and the others are empty."""
 
@@ -32,15 +34,15 @@ class PictureFiles(Dataset):
     def __getitem__(self, number):
         try:
             with open_regular(self.images[number][0]) as file:
-                digest = take_up(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
+                digest = digest_of(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
                 file.seek(0)
-                picture = open_picture(file)
+                picture = open_image(file)
                 mode = picture.mode
                 width, height = picture.convert("RGB").size
             if self.resize is not None:
                 self.resize.goal(width, height)
         except Exception as error:  # decoders raise nearly anything
-            return b"", 0, 0, "", why(error)
+            return b"", 0, 0, "", failure_of(error)
         return digest, width, height, mode, ""
 
 
@@ -68,11 +70,11 @@ def look_at(images, input_size, is_train, workers, name):
     """The Found of `images`, with a progress bar called `name` on a terminal; RunError where a process is lost."""
     found = Found(len(images))
     loader = DataLoader(
-        PictureFiles(images, input_size, is_train),
+        ImageFiles(images, input_size, is_train),
         batch_size=_BATCH,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=ignore_stop_signals,
     )
     number = 0
     with tqdm(total=len(images), desc=name, unit="image", disable=None) as bar:

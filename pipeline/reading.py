@@ -1,15 +1,18 @@
 """Image files: found below folders, opened safely, decoded as the reference decodes them."""
 
+from __future__ import annotations
+
 import ctypes
 import os
-import stat
 import warnings
+from typing import BinaryIO
 
 import PIL
 from PIL import Image
 from torchvision import transforms
 
-from runtime.errors import UserError, printable, shown
+from pipeline.readers.files import open_regular
+from runtime.errors import UserError, printable, reason, shown
 
 # Pillow warns of palettes with transparency, odd EXIF data and large pictures, in every loader process, naming no file.
 # None of it changes the pixels that come out; a picture that is too large to decode is an error of its own.
@@ -19,8 +22,6 @@ try:  # Pillow's libtiff writes lines about "tempfile.tif" on stderr, beside the
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 except (AttributeError, OSError):  # Pillow without libtiff, or one that hides it
     pass
-
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def list_classes(folder):
@@ -84,11 +85,11 @@ def _check_link(path):
     if not os.path.islink(path):
         return
     target = os.path.realpath(path)
-    if any(holds(target, folder) for folder in _real_ancestors(os.path.dirname(path))):
+    if any(contains(target, folder) for folder in _real_ancestors(os.path.dirname(path))):
         raise UserError("%s is a link back to %s: remove it" % (shown(path), shown(target)))
 
 
-def holds(folder, path):
+def contains(folder, path):
     """Whether `path` is `folder` or in it, both without links."""
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
@@ -106,39 +107,23 @@ def _unlistable(error):
     return UserError("%s cannot be listed: %s" % (shown(str(error.filename)), error.strerror))
 
 
-def read_picture(path):
-    """The RGB picture in the file `path`: the first frame, not turned by its EXIF data, transparency dropped."""
+def read_image(path: str) -> Image.Image:
+    """Return the RGB image in the file `path`, as of `decode`."""
     with open_regular(path) as file:
-        return open_picture(file).convert("RGB")
+        return decode(file)
 
 
-def open_picture(file):
-    """The picture in a file that is open, its pixels not decoded yet."""
-    picture = Image.open(file)
-    if picture.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
+def decode(file: BinaryIO) -> Image.Image:
+    """Return the RGB image in an open file: its first frame, not rotated by its EXIF data, transparency dropped."""
+    return open_image(file).convert("RGB")
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """Return the image in an open file, its pixels not decoded yet."""
+    image = Image.open(file)
+    if image.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
         raise ValueError("PostScript is not read")
-    return picture
-
-
-def open_regular(path):
-    """Open a file for reading, without ever waiting for one that is none: a pipe's other end may never come."""
-    handle = os.open(path, os.O_RDONLY | _AT_ONCE)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError("not a regular file")
-        if hasattr(os, "O_NONBLOCK"):
-            os.set_blocking(handle, True)  # a file system may have to fetch the file from slower storage first
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
-
-
-def take_up(file, digest):
-    """The `digest` of hashlib, which has taken up the rest of the open file."""
-    for piece in iter(lambda: file.read(2**20), b""):
-        digest.update(piece)
-    return digest
+    return image
 
 
 class BoundedResize(transforms.Resize):
@@ -158,11 +143,12 @@ class BoundedResize(transforms.Resize):
         return (self.size, length) if width < height else (length, self.size)
 
 
-def why(error):
-    """The reason of a failed decoding in a few words."""
+def failure_of(error: Exception) -> str:
+    """Return why an image cannot be decoded, in a few words."""
     if isinstance(error, getattr(PIL, "UnidentifiedImageError", ())):
         return "no known image format"
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
-    if not isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError)) or not text:
+    text = reason(error)
+    is_plain = isinstance(error, (OSError, ValueError, SyntaxError, Image.DecompressionBombError))
+    if not is_plain and text != type(error).__name__:
         text = "%s: %s" % (type(error).__name__, text)
     return printable(text)

@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Mapping, Sequence
 
-from checkpoints import store
+from checkpoints import loading, store
 from options import config_files, parsing
 from runtime.compat import release_versions
 from runtime.errors import UserError
-from utils import log_to_file, write_json, write_text
+from utils import log_to_file, remove_leftovers, write_json, write_text
 
 if TYPE_CHECKING:
     from options.parsing import Options
@@ -44,7 +44,7 @@ def make_plan(options: Options, world_size: int = 1) -> Plan:
     asked = store.resolve(options.resume) if options.resume else None
     continues = _continues(options, asked, found)
     if continues and found:
-        plan = Plan(*store.load_first_good(found))
+        plan = Plan(*loading.load_first_good(found))
         loaded = plan.loaded or {}
         if options.existing_output != "match" or loaded.get("world_size", world_size) == world_size:
             return plan
@@ -52,7 +52,7 @@ def make_plan(options: Options, world_size: int = 1) -> Plan:
     renames_folder = bool(folder) and not continues and _holds_a_run(folder, options)
     if asked:
         candidates = store.find_latest(options.resume) if os.path.isdir(options.resume) else [asked]
-        loaded, path, _ = store.load_first_good(candidates)
+        loaded, path, _ = loading.load_first_good(candidates)
         return Plan(loaded, path, renames_folder=renames_folder)
     return Plan(renames_folder=renames_folder)
 
@@ -60,10 +60,10 @@ def make_plan(options: Options, world_size: int = 1) -> Plan:
 def _plan_evaluation(options: Options) -> Plan:
     if options.resume:
         path = store.resolve(options.resume, (store.BEST, store.LATEST))
-        return Plan(store.load(path), path)
+        return Plan(loading.load(path), path)
     found = store.find_latest(options.output_dir) if options.output_dir and options.auto_resume else []
     if found:
-        return Plan(*store.load_first_good(found))
+        return Plan(*loading.load_first_good(found))
     if options.eval:
         raise UserError("--eval needs --resume: name the checkpoint to evaluate")
     return Plan()
@@ -185,7 +185,7 @@ def lock(folder: str, patience_s: float = 20) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _lock_files.append(file)
-            store.remove_leftovers(folder)
+            remove_leftovers(folder)
             return
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
@@ -207,7 +207,7 @@ def unlock() -> None:
 
 def _rename(folder: str) -> str:
     try:
-        return store.set_aside(folder)
+        return store.rename_by_time(folder)
     except OSError as error:
         raise UserError("--output-dir %s holds another run and cannot be renamed: %s" % (folder, error)) from None
 
@@ -215,7 +215,7 @@ def _rename(folder: str) -> str:
 def _rename_damaged(plan: Plan) -> None:
     """Rename damaged checkpoints: the next save would otherwise keep one of them as the previous checkpoint."""
     for path in plan.damaged:
-        store.set_aside(path, ".damaged")
+        store.rename_by_time(path, ".damaged")
         plan.has_best = plan.has_best and os.path.basename(path) != store.BEST
 
 

@@ -1,12 +1,15 @@
-"""Precision: apex O1, native autocast, or plain float32, behind one object.
+"""Mixed precision: apex O1, native autocast, or float32 throughout, behind one class.
 
-Order of use: `prepare` (before DDP, and before any state is loaded); then for each batch `autocast` and `backward`, and
-for each step, of one batch or several, `step`.
+Order of calls: `prepare` (before DDP, and before any state is loaded); then `autocast` and `backward` for each batch,
+and `step` for each optimizer step of one or several batches.
 """
+
+from __future__ import annotations
 
 import contextlib
 import inspect
 import os
+from typing import TYPE_CHECKING, Any, ContextManager, Iterable
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -14,61 +17,71 @@ from torch.nn.utils import clip_grad_norm_
 from runtime.errors import UserError
 from runtime.names import AMP_DTYPES
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from runtime.device import Device
+
 DTYPES = {name: getattr(torch, name) for name in AMP_DTYPES}
 
 
 class Precision:
-    """float32 throughout."""
+    """float32 throughout, and the interface of the other precisions.
 
-    name = "float32"
-    checkpoint_key = None
+    `checkpoint_key` is the entry of a checkpoint for `state_dict`, if there is any state.
+    """
 
-    def prepare(self, model, optimizer):
-        """Adapt both before the model is distributed."""
+    name: str = "float32"
+    checkpoint_key: str | None = None
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Return both, adapted to this precision; call it before the model is wrapped by DDP."""
         return model, optimizer
 
-    def autocast(self):
-        """The context of a forward pass."""
+    def autocast(self) -> ContextManager[Any]:
+        """Return the context of a forward pass."""
         return contextlib.nullcontext()
 
-    def backward(self, loss, optimizer, more_follow=False):
-        """Add the gradients of `loss` to what is there; `more_follow` says that it is not the step's last."""
+    def backward(self, loss: Tensor, optimizer: Optimizer, more_follow: bool = False) -> None:
+        """Accumulate the gradients of `loss`; pass `more_follow` for all but the last backward pass of a step."""
         loss.backward()
 
-    def step(self, optimizer, parameters, clip_grad=None):
-        """One update, which leaves no gradients; `clip_grad` bounds the norm of the true (unscaled) ones."""
+    def step(self, optimizer: Optimizer, parameters: Iterable[Tensor], clip_grad: float | None = None) -> None:
+        """Update the weights and clear the gradients; `clip_grad` bounds the norm of the unscaled gradients."""
         if clip_grad is not None:
             clip_grad_norm_(parameters, clip_grad)
         optimizer.step()
         optimizer.zero_grad()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the loss scaler."""
         return {}
 
-    def load(self, checkpoint):
-        """Take the loss scale from a checkpoint, whichever precision wrote it."""
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the loss scale from a checkpoint, whichever precision wrote it."""
 
 
 class NativePrecision(Precision):
-    """torch's autocast; for float16 with a loss scale as apex O1 has it (starts at 2**16, doubles after 2000 steps)."""
+    """torch's autocast; float16 has a loss scale like apex O1's, which starts at 2**16 and doubles after 2000 steps."""
 
     checkpoint_key = "scaler"
 
-    def __init__(self, device, dtype_name):
+    def __init__(self, device: Device, dtype_name: str) -> None:
         self.name = "native " + dtype_name
         self.kind = device.kind
         self.dtype = DTYPES[dtype_name]
         self.scaler = _make_scaler(device) if dtype_name == "float16" else None
 
-    def autocast(self):
+    def autocast(self) -> ContextManager[Any]:
         if hasattr(torch, "autocast"):
             return torch.autocast(self.kind, dtype=self.dtype)
         return getattr(torch, self.kind).amp.autocast()
 
-    def backward(self, loss, optimizer, more_follow=False):
+    def backward(self, loss: Tensor, optimizer: Optimizer, more_follow: bool = False) -> None:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self, optimizer, parameters, clip_grad=None):
+    def step(self, optimizer: Optimizer, parameters: Iterable[Tensor], clip_grad: float | None = None) -> None:
         if self.scaler is None:
             super().step(optimizer, parameters, clip_grad)
             return
@@ -79,13 +92,13 @@ class NativePrecision(Precision):
         self.scaler.update()
         optimizer.zero_grad()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return self.scaler.state_dict() if self.scaler else {}
 
-    def load(self, checkpoint):
-        state = checkpoint.get("scaler") or _scaler_of_apex(checkpoint.get("amp"))
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("scaler") or _scaler_from_apex(checkpoint.get("amp"))
         if self.scaler and state:
-            self.scaler.load_state_dict(dict({"dynamic": True}, **state))  # the NPU's own scaler asks for this key
+            self.scaler.load_state_dict(dict({"dynamic": True}, **state))  # the NPU's own scaler needs this key
 
 
 class ApexPrecision(Precision):
@@ -93,42 +106,42 @@ class ApexPrecision(Precision):
 
     checkpoint_key = "amp"
 
-    def __init__(self, device, opt_level):
+    def __init__(self, device: Device, opt_level: str) -> None:
         self.name = "apex " + opt_level
         self.kind = device.kind
         self.opt_level = opt_level
         self.amp = _apex_amp()
 
-    def prepare(self, model, optimizer):
+    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         options = {"opt_level": self.opt_level, "loss_scale": "dynamic"}
-        # Ascend's apex alone can combine the gradients into one buffer.
+        # Only Ascend's apex can combine the gradients into one buffer.
         if self.kind == "npu" and "combine_grad" in inspect.signature(self.amp.initialize).parameters:
             options["combine_grad"] = True
         return self.amp.initialize(model, optimizer, **options)
 
-    def backward(self, loss, optimizer, more_follow=False):
-        # Delayed, scaled gradients stay where they are, and DDP adds up all of them in the step's last backward pass.
+    def backward(self, loss: Tensor, optimizer: Optimizer, more_follow: bool = False) -> None:
+        # With a delay the gradients stay scaled, and DDP sums all of them in the last backward pass of the step.
         options = {"delay_unscale": True} if more_follow else {}
         with self.amp.scale_loss(loss, optimizer, **options) as scaled_loss:
             scaled_loss.backward()
 
-    def step(self, optimizer, parameters, clip_grad=None):
+    def step(self, optimizer: Optimizer, parameters: Iterable[Tensor], clip_grad: float | None = None) -> None:
         if clip_grad is not None:
             clip_grad_norm_(self.amp.master_params(optimizer), clip_grad)
         optimizer.step()
         optimizer.zero_grad()
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return self.amp.state_dict()
 
-    def load(self, checkpoint):
-        state = checkpoint.get("amp") or _apex_of_scaler(checkpoint.get("scaler"))
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint.get("amp") or _apex_from_scaler(checkpoint.get("scaler"))
         if state:
             self.amp.load_state_dict(state)
 
 
-def _scaler_of_apex(state):
-    """torch's GradScaler state that goes on where apex.amp's `state` stopped; None for None."""
+def _scaler_from_apex(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Convert apex.amp's state to that of torch's GradScaler; return None for None."""
     if not state:
         return None
     scaler = state["loss_scaler0"]
@@ -136,22 +149,22 @@ def _scaler_of_apex(state):
     return dict(scale, growth_factor=2.0, backoff_factor=0.5, growth_interval=2000)
 
 
-def _apex_of_scaler(state):
-    """The opposite of `_scaler_of_apex`."""
+def _apex_from_scaler(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Convert the state of torch's GradScaler to apex.amp's; return None for None."""
     if not state:
         return None
     return {"loss_scaler0": {"loss_scale": state["scale"], "unskipped": state["_growth_tracker"]}}
 
 
-def _make_scaler(device):
+def _make_scaler(device: Device) -> Any:
     options = {"init_scale": 2.0**16, "growth_interval": 2000}
-    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler") and not device.saturates():
+    if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler") and not device.float16_saturates():
         return torch.amp.GradScaler(device.kind, **options)
     return getattr(torch, device.kind).amp.GradScaler(**options)
 
 
-def _apex_amp():
-    """apex.amp, or None. PyPI's `apex` is an unrelated package, so only `apex.amp.initialize` counts."""
+def _apex_amp() -> Any:
+    """Return apex.amp or None. PyPI's `apex` is an unrelated package, so only one with `apex.amp.initialize` counts."""
     try:
         from apex import amp
     except Exception:
@@ -159,8 +172,8 @@ def _apex_amp():
     return amp if hasattr(amp, "initialize") else None
 
 
-def _why_no_apex():
-    """What is in the place of apex.amp, for a message."""
+def _apex_fault() -> str:
+    """Return the reason that there is no apex.amp, for a message."""
     try:
         import apex
     except Exception as error:
@@ -170,25 +183,25 @@ def _why_no_apex():
     )
 
 
-def _has_native(kind):
+def _has_native(kind: str) -> bool:
     if hasattr(torch, "autocast"):
         return True
     return kind != "cpu" and hasattr(getattr(getattr(torch, kind, None), "amp", None), "autocast")
 
 
-def select_precision(mode, device, dtype_name=None, opt_level="O1"):
-    """The Precision for `--amp mode` ("auto", "apex", "native" or "none") on `device`.
+def select_precision(mode: str, device: Device, dtype_name: str | None = None, opt_level: str = "O1") -> Precision:
+    """Return the Precision for `--amp mode` ("auto", "apex", "native" or "none") on `device`.
 
-    auto: apex where an NPU has it (on CUDA only without native autocast, on a CPU never), else native; on a CPU native
-    means bfloat16 where the processor has the instructions. UserError where what is asked for is not there.
+    auto: on an NPU apex if it is installed (on CUDA only if torch has no autocast, on a CPU never), otherwise native;
+    on a CPU native bfloat16 if the processor has the instructions. UserError if the requested precision is missing.
     """
     if mode == "auto":
-        mode = _choose(device)
+        mode = _best_mode(device)
     if mode == "apex":
         if device.kind == "cpu":
-            raise UserError("--amp apex: apex computes on NPU and CUDA only; use --amp native or --amp none")
+            raise UserError("--amp apex: apex runs on NPU and CUDA only; use --amp native or --amp none")
         if _apex_amp() is None:
-            raise UserError("--amp apex: %s; use --amp native" % _why_no_apex())
+            raise UserError("--amp apex: %s; use --amp native" % _apex_fault())
         return ApexPrecision(device, opt_level)
     if mode == "native":
         if not _has_native(device.kind):
@@ -199,11 +212,12 @@ def select_precision(mode, device, dtype_name=None, opt_level="O1"):
         if device.is_accelerator and dtype_name == "bfloat16" and not device.supports_bfloat16():
             raise UserError("--amp-dtype bfloat16: %s does not support it; use float16" % device)
         return NativePrecision(device, dtype_name)
-    device.compute_float32_in_full()
+    device.disable_hf32()
     return Precision()
 
 
-def _choose(device):
+def _best_mode(device: Device) -> str:
+    """Return the mode that "auto" selects."""
     if device.kind == "cpu":
         return "native" if _has_native("cpu") and device.supports_bfloat16() else "none"
     apex_wanted = device.kind == "npu" or not _has_native(device.kind)

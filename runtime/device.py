@@ -69,14 +69,14 @@ class Device:
         probe = getattr(self._module, "is_bf16_supported", None)
         return bool(probe and probe())
 
-    def saturates(self):
+    def float16_saturates(self):
         """Whether float16 overflows to its largest number (Ascend 910A): only the NPU's own loss scaler notices."""
         if self.kind != "npu":
             return False
         probe = getattr(getattr(torch.npu, "utils", None), "is_support_inf_nan", None)
         return probe is not None and not probe()
 
-    def compute_float32_in_full(self):
+    def disable_hf32(self):
         """Turn HF32 off, by which an NPU drops bits in float32 convolutions unless told not to."""
         if self.kind == "npu" and hasattr(torch.npu, "conv"):
             torch.npu.conv.allow_hf32 = False

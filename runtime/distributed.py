@@ -12,8 +12,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import RunError, UserError, reason
-from runtime.launched import cores_of_a_process, default_slurm_rendezvous, integer
-from runtime.rounds import agree_on_round
+from runtime.launch_environment import cores_per_process, int_variable, set_slurm_rendezvous
+from runtime.rendezvous import agree_on_prefix
 from runtime.watchdog import Watchdog, deadline
 
 _MORE, _DONE, _REFUSED = range(3)  # what the first rank tells the others while it makes something
@@ -71,26 +71,26 @@ class Ranks:
         self.virtual_size = virtual_size or launch.world_size
         self.virtual_ranks = _share_of_virtual_ranks(launch, self.virtual_size)
         self.device = device
-        self.cores = cores_of_a_process(os.environ, launch)
+        self.cores = cores_per_process(os.environ, launch)
         self.is_main = self.rank == 0
         self.watchdog, self.timeout_s = None, timeout_s
         if self.world_size > 1:
             self._connect(dist_url, timeout_s, report if launch.local_rank == 0 else None)
 
     def _connect(self, dist_url, timeout_s, report):
-        default_slurm_rendezvous(os.environ)
+        set_slurm_rendezvous(os.environ)
         if dist_url == "env://":
             missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
             if missing:
                 raise UserError("%d processes, but %s is not set: start with torchrun" % (self.world_size, missing[0]))
-            integer(os.environ, "MASTER_PORT", most=65535)
+            int_variable(os.environ, "MASTER_PORT", most=65535)
         _check_url(dist_url)
         limit = datetime.timedelta(seconds=timeout_s)
         try:
             self.store, _, _ = next(distributed.rendezvous(dist_url, self.rank, self.world_size, timeout=limit))
             self.store.set_timeout(limit)
             if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, which may have started others before with this store
-                name = agree_on_round(self.store, self.rank, self.world_size, timeout_s)
+                name = agree_on_prefix(self.store, self.rank, self.world_size, timeout_s)
                 self.store = distributed.PrefixStore(name, self.store)
             with deadline(timeout_s, lambda: self._give_up_connecting(dist_url, timeout_s, report)):
                 distributed.init_process_group(
@@ -132,37 +132,37 @@ class Ranks:
         if self.watchdog is not None:
             self.watchdog.move(self.watchdog.place)
 
-    def sum_(self, tensor):
+    def all_reduce(self, tensor):
         """Add up `tensor` over the ranks in place; int64 or float32, since HCCL reduces no float64."""
         if self.world_size > 1:
             self.mark_waiting()
             distributed.all_reduce(tensor)
         return tensor
 
-    def added(self, numbers):
+    def sum_list(self, numbers):
         """The list of `numbers`, each added up over the ranks in float32."""
         if self.world_size == 1:
             return list(numbers)
-        return self.sum_(torch.tensor(numbers, dtype=torch.float32, device=self.device.torch_device)).tolist()
+        return self.all_reduce(torch.tensor(numbers, dtype=torch.float32, device=self.device.torch_device)).tolist()
 
     def any(self, flag):
         """Whether `flag` is true on any rank; all ranks must ask."""
         if self.world_size == 1:
             return bool(flag)
         votes = torch.tensor([int(flag)], dtype=torch.int64, device=self.device.torch_device)
-        return bool(self.sum_(votes).item())
+        return bool(self.all_reduce(votes).item())
 
-    def count(self, number):
+    def sum_int(self, number):
         """The sum of an integer over the ranks."""
         if self.world_size == 1:
             return number
-        return self.sum_(torch.tensor(number, dtype=torch.int64, device=self.device.torch_device)).item()
+        return self.all_reduce(torch.tensor(number, dtype=torch.int64, device=self.device.torch_device)).item()
 
     def barrier(self):
         """Wait for all ranks."""
         self.any(False)
 
-    def from_first(self, make):
+    def from_rank_0(self, make):
         """The uint8 array that `make(tick)` gives on the first rank, on every rank; its UserError is raised on all.
 
         `make` calls `tick` as it gets on: then it may take longer than --dist-timeout, although the others wait.
@@ -250,7 +250,7 @@ class Ranks:
             raise UserError("--sync-bn works between CUDA GPUs only, this is %s: leave it out" % self.device.kind)
         return self.world_size > 1
 
-    def delays_sums(self, model, delays):
+    def no_sync(self, model, delays):
         """The context of a forward and backward pass of what `wrap` gave, whose gradients are kept here for now."""
         return model.no_sync() if delays and self.world_size > 1 else contextlib.nullcontext()
 

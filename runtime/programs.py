@@ -24,7 +24,7 @@ from runtime.errors import (
     out_of_memory,
     reason,
 )
-from runtime.stops import end_loaders, name_of
+from runtime.signals import end_loader_processes, signal_name
 
 LAUNCHER_SECONDS = 5  # in which a launcher ends the processes that are left after one has failed
 
@@ -43,7 +43,7 @@ def run_program(name, run, argv=None, interrupted="interrupted", memory_advice="
     except (KeyboardInterrupt, Exception) as error:
         return _status_of(name, error, interrupted, memory_advice)
     finally:
-        end_loaders()
+        end_loader_processes()
 
 
 def _status_of(name, error, interrupted, memory_advice):
@@ -55,7 +55,7 @@ def _status_of(name, error, interrupted, memory_advice):
         return status
     if isinstance(error, Stopped):
         if _is_first_of_its_machine():
-            report(name, "stopped by %s; %s" % (name_of(error.number), _what_is_saved(error)))
+            report(name, "stopped by %s; %s" % (signal_name(error.number), _what_is_saved(error)))
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         if _is_first_of_its_machine():

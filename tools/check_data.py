@@ -17,8 +17,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS  # noqa: E402 - after the
 from pipeline import findings as findings_module  # noqa: E402
 from pipeline.index import list_images  # noqa: E402
 from pipeline.inspection import look_at  # noqa: E402
-from pipeline.reading import holds, list_classes, walk  # noqa: E402
-from runtime.binding import usable_cores  # noqa: E402
+from pipeline.reading import contains, list_classes, walk  # noqa: E402
+from runtime.affinity import usable_cores  # noqa: E402
 from runtime.errors import UserError, shown  # noqa: E402
 from runtime.programs import run_program  # noqa: E402
 from utils import write_json  # noqa: E402
@@ -71,7 +71,7 @@ def _check_options(args):
     for name in PARTS:
         if not os.path.isdir(os.path.join(args.data, name)):
             raise UserError("%s has no folder %s/" % (shown(args.data), name))
-        if args.json and holds(os.path.realpath(os.path.join(args.data, name)), os.path.realpath(args.json)):
+        if args.json and contains(os.path.realpath(os.path.join(args.data, name)), os.path.realpath(args.json)):
             raise UserError("--json %s lies among the images: name another file" % shown(args.json))
     if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
         raise UserError("--json %s: its folder does not exist" % shown(args.json))

@@ -5,7 +5,6 @@ PHOTOS is left as it is. Which images go to val/ follows from their contents, so
 the same side, and the same pictures are always dealt out in the same way.
 """
 
-import hashlib
 import os
 import shutil
 import sys
@@ -14,9 +13,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from options.command_line import Parser, number
 from pipeline.index import list_images
-from pipeline.reading import holds, list_classes, open_regular, take_up
+from pipeline.readers.files import open_regular
+from pipeline.reading import contains, list_classes
 from runtime.errors import UserError, shown
 from runtime.programs import run_program
+from utils import digest_of
 
 
 def split(photos, data, val_share, links=False):
@@ -24,7 +25,7 @@ def split(photos, data, val_share, links=False):
     dealt = {name: _deal(name, paths, val_share) for name, paths in _images_of(photos).items()}
     if os.path.lexists(data) and (not os.path.isdir(data) or os.listdir(data)):
         raise UserError("%s exists and is not an empty folder: name a new one" % shown(data))
-    if holds(os.path.realpath(photos), os.path.realpath(data)):
+    if contains(os.path.realpath(photos), os.path.realpath(data)):
         raise UserError("%s lies in %s, which is left as it is: name a folder elsewhere" % (shown(data), shown(photos)))
     unfinished = data.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set behind its name
     if os.path.lexists(unfinished):
@@ -79,7 +80,7 @@ def _deal(name, paths, val_share):
 def _digest(path):
     try:
         with open_regular(path) as file:
-            return take_up(file, hashlib.sha256()).hexdigest()
+            return digest_of(file).hexdigest()
     except OSError as error:
         raise UserError("%s cannot be read: %s" % (shown(path), error.strerror or error)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
-from checkpoints import store
+from checkpoints import loading
 from models import families
 from runtime import compiling
 from runtime.amp import select_precision
@@ -14,7 +14,7 @@ from runtime.distributed import sync_statistics
 from runtime.ema import Ema, NoEma
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
-from runtime.stops import StopSignals
+from runtime.signals import StopSignals
 from training import finetune, losses, optim, teacher
 from training.run import Run
 
@@ -100,7 +100,7 @@ def syncs_statistics(options: Options, ranks: Ranks, logger: logging.Logger) -> 
 def build_weights(options: Options, logger: logging.Logger, classes: Sequence[str], plan: Plan) -> nn.Module:
     """Return the model with the weights of `--finetune`, or with random ones, which a checkpoint's may replace."""
     if plan.loaded or not options.trains or not options.finetune:
-        return build_model(options, len(classes), store.options_of(plan.loaded or {}))
+        return build_model(options, len(classes), loading.options_of(plan.loaded or {}))
     source = finetune.read(options.finetune)
     _check_recorded(source.path, source.options, options, ("model", "stem_type", "shared_spatial_func"))
     model = build_model(options, len(classes), source.options)
@@ -162,11 +162,11 @@ def load(options: Options, run: Run, plan: Plan) -> None:
     """Load the checkpoint into the run; UserError if it belongs to another model or cannot be resumed."""
     if plan.loaded is None or plan.path is None:
         return
-    recorded = store.options_of(plan.loaded)
+    recorded = loading.options_of(plan.loaded)
     _check_recorded(plan.path, recorded, options, ("model", "input_size", "stem_type", "shared_spatial_func"))
-    store.check_fits(plan.path, plan.loaded["model"], run.bare_model)
+    loading.check_fits(plan.path, plan.loaded["model"], run.bare_model)
     if run.ema.module is not None and plan.loaded.get("model_ema"):
-        store.check_fits(plan.path, plan.loaded["model_ema"], run.ema.module)
+        loading.check_fits(plan.path, plan.loaded["model_ema"], run.ema.module)
     if not options.trains:
         run.bare_model.load_state_dict(plan.loaded["model"])
         if run.ema.module is not None:
@@ -188,7 +188,7 @@ def load(options: Options, run: Run, plan: Plan) -> None:
         if recorded.get(name, 1) != getattr(options, name):
             was = "--%s %s" % (name.replace("_", "-"), recorded.get(name, 1))
             raise UserError("%s stopped within an epoch: resume with its %s" % (plan.path, was))
-    store.load_into(plan.path, run, plan.loaded)
+    loading.load_into(plan.path, run, plan.loaded)
 
 
 def _check_recorded(path: str | None, recorded: Mapping[str, Any], options: Options, names: Sequence[str]) -> None:

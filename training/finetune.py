@@ -1,6 +1,6 @@
 """Fine-tuning: a run that begins with weights learnt elsewhere, for other classes or at another image size."""
 
-from checkpoints import store
+from checkpoints import loading, store
 from models.resampling import resample
 from runtime.errors import UserError
 
@@ -10,13 +10,13 @@ class Weights:
 
     def __init__(self, path, loaded):
         self.path, self.weights = path, loaded["model"]
-        self.options, self.classes = store.options_of(loaded), loaded.get("classes")
+        self.options, self.classes = loading.options_of(loaded), loaded.get("classes")
 
 
 def read(option):
     """The Weights in the file, folder or at the https address `option`; the best ones of a folder."""
     path = store.resolve(option, (store.BEST, store.LATEST), "--finetune")
-    return Weights(path, store.load(path))
+    return Weights(path, loading.load(path))
 
 
 def begin_with(source, model, classes):
@@ -35,7 +35,7 @@ def begin_with(source, model, classes):
         )
     if count:
         lines.append("%d token-mixing layers are resampled to this --input-size" % count)
-    store.check_fits(source.path, weights, model)
+    loading.check_fits(source.path, weights, model)
     model.load_state_dict(weights)
     return lines
 

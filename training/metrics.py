@@ -83,10 +83,10 @@ class Counts:
 
     def sum_over(self, ranks: Ranks) -> None:
         """Replace each sum by the sum over all ranks, in one message; the confusion matrix takes another."""
-        totals = ranks.sum_(torch.stack(list(self.sums.values())))
+        totals = ranks.all_reduce(torch.stack(list(self.sums.values())))
         self.sums = dict(zip(self.sums, totals.unbind()))
         if self.confusion is not None:
-            ranks.sum_(self.confusion)
+            ranks.all_reduce(self.confusion)
 
     def result(self) -> EvalResult:
         """Return the metrics; RunError if there was no image."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     class TrainBatches(Protocol):
-        """The batches of training, (images (B, 3, H, W), targets (B,)) on the device, in an order fixed by the epoch."""
+        """The batches of training: (images (B, 3, H, W), targets (B,)) on the device, in the order of the epoch."""
 
         batch_size: int
         parts: int  # batches a step: one for each virtual rank of this process, times --grad-accum-steps

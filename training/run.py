@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
 from runtime.seeding import position_seed, seed_host
-from runtime.stops import StopSignals
+from runtime.signals import StopSignals
 
 if TYPE_CHECKING:
     import logging

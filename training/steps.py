@@ -44,7 +44,7 @@ def take_gradients(run: Run, parts: Iterable[tuple[Tensor, Tensor]], epoch: int,
         run.seed_step(epoch, number, rank)
         inputs, targets = run.mix(inputs, targets)
         run.ranks.mark_waiting()  # the forward pass waits for the first rank's statistics
-        with run.ranks.delays_sums(run.model, more_follow):
+        with run.ranks.no_sync(run.model, more_follow):
             with run.precision.autocast():
                 loss = run.criterion(inputs, run.model(inputs), targets)
             losses.append(loss.detach())
@@ -113,7 +113,7 @@ def _not_finite_facts(run: Run, batches: TrainBatches, epoch: int, step: int, ow
     for (number, rank), loss in zip(_positions(run, step), own):
         flags[rank * rounds + number % rounds] = float(not math.isfinite(loss))
     images: dict[int, list[tuple[int, str]]] = {}
-    for position, flag in enumerate(run.ranks.added(flags)):
+    for position, flag in enumerate(run.ranks.sum_list(flags)):
         if flag:
             rank, part = divmod(position, rounds)
             images.setdefault(rank, []).extend(batches.images_of(epoch, step * rounds + part, rank))

@@ -2,7 +2,7 @@
 
 import torch
 
-from checkpoints import store
+from checkpoints import loading, store
 from models import families
 from runtime.compat import is_model
 from runtime.errors import UserError, reason
@@ -18,8 +18,8 @@ def load_teacher(options, torch_device, num_classes, create):
     if not is_model(name):  # timm would look for some others in the network
         raise UserError("--teacher-model %s is neither a model of this project nor of timm" % name)
     path = store.resolve(options.teacher_path, (store.BEST, store.LATEST), "--teacher-path")
-    loaded = store.load(path)
-    recorded = store.options_of(loaded)
+    loaded = loading.load(path)
+    recorded = loading.options_of(loaded)
     if recorded.get("model", name) != name:
         raise UserError("--teacher-path %s is a --teacher-model %s, not %s" % (path, recorded["model"], name))
     try:
@@ -27,7 +27,7 @@ def load_teacher(options, torch_device, num_classes, create):
     except Exception as error:  # a model raises nearly anything on what it does not take
         raise UserError("--teacher-model %s --input-size %d: %s" % (name, options.input_size, error)) from None
     _check_classes(path, teacher, loaded["model"], num_classes)
-    store.check_fits(path, loaded["model"], teacher)
+    loading.check_fits(path, loaded["model"], teacher)
     teacher.load_state_dict(loaded["model"])
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)

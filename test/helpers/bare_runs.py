@@ -6,7 +6,7 @@ import engine
 from runtime.amp import Precision
 from runtime.device import Device
 from runtime.distributed import Ranks
-from runtime.launched import Launch
+from runtime.launch_environment import Launch
 
 CPU = Device("cpu")
 

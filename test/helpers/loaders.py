@@ -5,7 +5,7 @@ import types
 from command_lines import parse
 
 import datasets
-from pipeline.batch_bytes import ToPixels
+from pipeline.batch_bytes import ToBytes
 from runtime.device import Device
 
 KEY = (0, 3, 0, 5)  # of a draw: seed, epoch, rank and place
@@ -15,7 +15,7 @@ def first_of(processes):
     """Return the Ranks of the first of some processes, without any process."""
     device = Device("cpu")
     sizes = {"world_size": processes, "virtual_size": processes}
-    alone = {"virtual_ranks": range(1), "from_first": lambda make: make(lambda: None)}
+    alone = {"virtual_ranks": range(1), "from_rank_0": lambda make: make(lambda: None)}
     return types.SimpleNamespace(rank=0, cores=2, device=device, **alone, **sizes)
 
 
@@ -30,5 +30,5 @@ def load(root, *words):
 
 def folder_of(path, is_train=False, size=32, **more):
     """Return an ImageFolder of just that file."""
-    transform = ToPixels(datasets.build_transform(is_train, parse("--input-size=%d" % size)))
+    transform = ToBytes(datasets.build_transform(parse("--input-size=%d" % size), is_train))
     return datasets.ImageFolder([(path, 0)], transform, **more)

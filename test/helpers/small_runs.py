@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from checkpoints import store
+from checkpoints import loading, store
 from runtime.amp import Precision
 
 
@@ -37,7 +37,7 @@ def cut_off(small, monkeypatch, stop_at, *words):
 
 def weights(folder, name=store.LATEST):
     """Return the weights and the EMA weights of a checkpoint in `folder`."""
-    loaded = store.load(os.path.join(str(folder), name))
+    loaded = loading.load(os.path.join(str(folder), name))
     return {part: loaded[part] for part in ("model", "model_ema")}
 
 

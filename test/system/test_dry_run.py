@@ -202,11 +202,11 @@ def test_the_slowest_of_all_ranks_counts(rank):
     """Each rank adds its own numbers in a place of their own."""
     own, others = [3.0, 1.0], [2.0, 5.0]
 
-    def added(numbers):
+    def sum_list(numbers):
         assert numbers == ([*own, 0.0, 0.0] if rank == 0 else [0.0, 0.0, *own])
         return [*own, *others] if rank == 0 else [*others, *own]
 
-    ranks = SimpleNamespace(rank=rank, world_size=2, added=added)
+    ranks = SimpleNamespace(rank=rank, world_size=2, sum_list=sum_list)
     assert dry_run.highest(ranks, own) == [3.0, 5.0]
 
 
@@ -250,7 +250,7 @@ def test_loaders_that_cannot_keep_up(monkeypatch, worked, waited):
     assert len(first) == 4
     for _ in first.epoch(0):
         clock.sleep(worked)
-    pace = first.pace(SimpleNamespace(rank=0, world_size=1, cores=8, added=list))
+    pace = first.pace(SimpleNamespace(rank=0, world_size=1, cores=8, sum_list=list))
     assert pace == pytest.approx((worked + waited, waited, 2, 2, 0.01))
-    slower = first.pace(SimpleNamespace(rank=0, world_size=1, cores=1, added=list))
+    slower = first.pace(SimpleNamespace(rank=0, world_size=1, cores=1, sum_list=list))
     assert slower.waited == pytest.approx(max(0.0, 0.04 - worked))

@@ -108,7 +108,7 @@ def start_node(name, words, log, restarts=3, **environ):
 
 
 def test_a_machine_is_lost_and_comes_back(data, whole, machines, agents, tmp_path):
-    """Its processes are killed and its cable is out; the other waits for it, and both go on from the checkpoint."""
+    """Its processes are killed and its cable is out; the other waits for it, and both resume from the checkpoint."""
     out = str(tmp_path / "out")
     words, logs = words_for(data, out), {name: str(tmp_path / name) for name in ADDRESSES}
     agents += [start_node(name, words, logs[name]) for name in ADDRESSES]

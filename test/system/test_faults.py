@@ -17,7 +17,7 @@ from processes import children_of, processes_of_session, wait_for
 from small_runs import assert_same_weights, log_of
 from warm_runs import OPTIONS, current_torch, run_main, start_main
 
-from checkpoints import store
+from checkpoints import loading, store
 
 LATEST = store.LATEST
 
@@ -114,8 +114,8 @@ def finish(run, seconds=120, is_quiet=True):
     return run.returncode, out, err
 
 
-def go_on(data, folder, reference, nproc=1, *more):
-    """Start the run again, to its end, and compare it with the undisturbed one."""
+def resume(data, folder, reference, nproc=1, *more):
+    """Resume the run to its end, and compare it with the undisturbed one; return what it printed."""
     status, out, err = run_main(words_for(data, folder, *more), nproc)
     assert status == 0, err
     assert_same_result(folder, reference)
@@ -123,14 +123,14 @@ def go_on(data, folder, reference, nproc=1, *more):
 
 
 def assert_same_result(folder, reference):
-    """The same weights, average, best checkpoint and rows as an undisturbed run."""
+    """Check for the weights, EMA, best checkpoint and rows of an undisturbed run."""
     assert_same_weights(folder, reference)
     assert_same_weights(folder, reference, store.BEST)
-    here, there = (store.load(os.path.join(path, LATEST)) for path in (folder, reference))
+    here, there = (loading.load(os.path.join(path, LATEST)) for path in (folder, reference))
     for name in ("epoch", "max_accuracy", "best_epoch"):
         assert here[name] == there[name], name
-    kept = ("epoch", "train_loss", "test_acc1", "test_loss", "ema_acc1", "ema_loss")
-    rows = [[[row[name] for name in kept] for row in log_of(path)] for path in (folder, reference)]
+    columns = ("epoch", "train_loss", "test_acc1", "test_loss", "ema_acc1", "ema_loss")
+    rows = [[[row[name] for name in columns] for row in log_of(path)] for path in (folder, reference)]
     assert rows[0] == rows[1]
 
 
@@ -154,8 +154,8 @@ def test_twenty_random_kills(data, whole, tmp_path):
         kill(run, victim, dice)
         latest = os.path.join(cut, LATEST)
         if os.path.exists(latest):
-            store.load(latest)  # whole at any moment, not only repaired from the one before
-    out = go_on(data, cut, reference, 2, "--epochs=6", "--checkpoint-steps=1")
+            loading.load(latest)  # whole at any moment, not only repaired from the one before
+    out = resume(data, cut, reference, 2, "--epochs=6", "--checkpoint-steps=1")
     assert "is tried" not in out
 
 
@@ -224,12 +224,12 @@ def test_a_rank_that_is_killed_ends_the_run_with_its_status(data, tmp_path):
 def test_the_best_accuracy_outlives_a_stop(data, tmp_path):
     out = str(tmp_path / "out")
     assert run_main(words_for(data, out, "--epochs=1"))[0] == 0
-    loaded = store.load(os.path.join(out, LATEST))
+    loaded = loading.load(os.path.join(out, LATEST))
     store.save(dict(loaded, max_accuracy=100.0, best_epoch=0), out, True)
     status, text, err = run_main(words_for(data, out))
     assert status == 0 and "Max accuracy: 100.00%" in text, err
-    best = store.load(os.path.join(out, store.BEST))
-    assert best["epoch"] == 0 and store.load(os.path.join(out, LATEST))["max_accuracy"] == 100.0
+    best = loading.load(os.path.join(out, store.BEST))
+    assert best["epoch"] == 0 and loading.load(os.path.join(out, LATEST))["max_accuracy"] == 100.0
 
 
 # ---- asked to stop
@@ -248,9 +248,9 @@ def test_a_signal_ends_the_run_at_the_next_step(data, whole, tmp_path, name, npr
     status, _, err = finish(run, 30)
     assert status == 128 + number
     assert [line for line in err.splitlines() if "stopped by %s; run the same command again to resume" % name in line]
-    loaded = store.load(os.path.join(out, LATEST))
+    loaded = loading.load(os.path.join(out, LATEST))
     assert loaded["epoch"] == 0 and loaded["step"] > 0
-    go_on(data, out, whole(nproc), nproc)
+    resume(data, out, whole(nproc), nproc)
 
 
 def send(run, number, receiver):
@@ -268,9 +268,9 @@ def test_a_signal_during_evaluation(data, whole, tmp_path, nproc, receiver):
     send(run, signal.SIGTERM, receiver)
     status, _, _ = finish(run, 30)
     assert status == 143
-    loaded = store.load(os.path.join(out, LATEST))
+    loaded = loading.load(os.path.join(out, LATEST))
     assert loaded["epoch"] == -1 and loaded["step"] == 12 // nproc and "stats" in loaded["epoch_state"]
-    go_on(data, out, whole(nproc), nproc)
+    resume(data, out, whole(nproc), nproc)
 
 
 @current_torch
@@ -282,7 +282,7 @@ def test_a_second_signal_ends_a_run_that_does_not_come_to_a_step(data, tmp_path)
         time.sleep(3.5)
     status, _, _ = finish(run, 5)
     assert status == 143
-    assert store.load(str(tmp_path / "out" / LATEST))["epoch"] == 0
+    assert loading.load(str(tmp_path / "out" / LATEST))["epoch"] == 0
 
 
 # ---- no room
@@ -321,15 +321,15 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_the_end_is_saved_elsewhere(dat
     status, text, err = run_main(words, 1, {"TMPDIR": str(tmp_path)})
     assert status == 1 and "Traceback" not in err
     assert "%s cannot be written: " % os.path.join(out, LATEST) in text and "the run continues" in text
-    old = store.load(os.path.join(out, LATEST))
+    old = loading.load(os.path.join(out, LATEST))
     assert (old["epoch"], old["step"]) < (2, 0)
     assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
     rescued = re.search(r"it is in (\S+) instead; make room, then resume with --resume=\1", err).group(1)
-    saved, want = store.load(rescued), store.load(os.path.join(whole(1), LATEST))
+    saved, want = loading.load(rescued), loading.load(os.path.join(whole(1), LATEST))
     for part in ("model", "model_ema"):
         assert all(torch.equal(saved[part][name], value) for name, value in want[part].items())
     small_disk(100)
-    go_on(data, out, whole(1))
+    resume(data, out, whole(1))
 
 
 @current_torch
@@ -346,7 +346,7 @@ def test_room_that_comes_back_is_used(data, whole, small_disk):
 
 @current_torch
 def test_a_folder_that_becomes_read_only(data, whole, small_disk, tmp_path):
-    """Its place is taken by a file system that cannot be written to, for a while."""
+    """For a while a file system that cannot be written to is mounted there."""
     out = os.path.join(small_disk(100), "out")
     run = start_main(words_for(data, out, "--checkpoint-steps=2"), 1, {"FAULT": "slow:0.1"})
     wait_for_line(run, "Epoch: [0]  [")
@@ -370,7 +370,7 @@ def test_a_quota_is_like_a_full_disk(data, tmp_path):
     os.kill(run.pid, signal.SIGTERM)
     status, _, err = finish(run, 30)
     assert status == 1 and "nor elsewhere" in err and os.path.join(out, LATEST) in err
-    store.load(os.path.join(out, LATEST))
+    loading.load(os.path.join(out, LATEST))
 
 
 def test_a_read_only_folder_is_refused_at_the_start(data, small_disk):
@@ -406,11 +406,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(data, whole, tmp_path, dam
     os.unlink(path)  # best.pth may be the same file
     with open(path, "wb") as file:
         file.write(damaged)
-    said = go_on(data, out, whole(1))
-    assert "%s is not a readable checkpoint" % path in said and "the checkpoint before it is tried" in said
-    assert "start         from %s" % os.path.join(out, store.PREVIOUS) in said
-    (aside,) = [name for name in os.listdir(out) if name.startswith(LATEST + ".damaged.")]
-    with open(os.path.join(out, aside), "rb") as file:
+    printed = resume(data, out, whole(1))
+    assert "%s is not a readable checkpoint" % path in printed and "the checkpoint before it is tried" in printed
+    assert "start         from %s" % os.path.join(out, store.PREVIOUS) in printed
+    (renamed,) = [name for name in os.listdir(out) if name.startswith(LATEST + ".damaged.")]
+    with open(os.path.join(out, renamed), "rb") as file:
         assert file.read() == damaged
 
 
@@ -475,10 +475,10 @@ def test_a_loss_that_is_not_finite_stops_all_ranks(data, whole, tmp_path, kind):
     status, text, err = run_main(words_for(data, out), 2, {"FAULT": kind + ":1:1:2"})
     assert status == 1 and len(err.splitlines()) == 1
     assert "the loss is not finite on rank 1 at epoch 1, step 2: nothing was saved since" in err
-    kept = store.load(os.path.join(out, store.NOT_FINITE))["not_finite"]
-    assert (kept["epoch"], kept["step"], kept["ranks"]) == (1, 2, [1])
-    assert len(kept["indices"][1]) == 4 and [os.path.exists(path) for path in kept["files"][1]] == [True] * 4
-    go_on(data, out, whole(2), 2)
+    facts = loading.load(os.path.join(out, store.NOT_FINITE))["not_finite"]
+    assert (facts["epoch"], facts["step"], facts["ranks"]) == (1, 2, [1])
+    assert len(facts["indices"][1]) == 4 and [os.path.exists(path) for path in facts["files"][1]] == [True] * 4
+    resume(data, out, whole(2), 2)
 
 
 def test_a_loss_that_is_not_finite_is_skipped_by_all_ranks(data, tmp_path):
@@ -489,7 +489,7 @@ def test_a_loss_that_is_not_finite_is_skipped_by_all_ranks(data, tmp_path):
     assert status == 0, err
     assert "not finite on rank 1 at epoch 1, step 2: this step is skipped (images {1: [" in text
     assert [row["train_steps_skipped"] for row in log_of(first)] == [0, 1, 0]
-    loaded = store.load(os.path.join(first, LATEST))
+    loaded = loading.load(os.path.join(first, LATEST))
     for part in ("model", "model_ema"):
         assert all(torch.isfinite(value).all() for value in loaded[part].values() if value.is_floating_point())
     run = start_main(words_for(data, cut, "--on-nonfinite=skip"), 2, {"FAULT": "nan:1:1:2,slow:0.1"})
@@ -519,9 +519,9 @@ def test_virtual_ranks_do_the_work_of_as_many_processes(data, tmp_path):
         more = () if nproc == 4 else ("--virtual-ranks=4",)
         status, out, err = run_main(words_for(data, folders[nproc], *options, *more), nproc)
         assert status == 0, err
-    want = store.load(os.path.join(folders[4], LATEST))
+    want = loading.load(os.path.join(folders[4], LATEST))
     for nproc in (2, 1):
-        got = store.load(os.path.join(folders[nproc], LATEST))
+        got = loading.load(os.path.join(folders[nproc], LATEST))
         for mine, theirs in zip(log_of(folders[nproc]), log_of(folders[4])):
             assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-4)
             assert mine["test_loss"] == pytest.approx(theirs["test_loss"], abs=1e-4)
@@ -539,7 +539,7 @@ def distance(got, want):
     return (difference / sum(want[name].double().pow(2).sum() for name in names)).sqrt().item()
 
 
-def test_a_run_of_two_goes_on_alone(data, whole, tmp_path):
+def test_a_run_of_two_processes_is_resumed_by_one(data, whole, tmp_path):
     out = str(tmp_path / "out")
     run = start_main(words_for(data, out, "--opt=momentum"), 2, {"FAULT": "slow:0.1"})
     wait_for_line(run, "Epoch: [1]  [")
@@ -551,7 +551,7 @@ def test_a_run_of_two_goes_on_alone(data, whole, tmp_path):
     assert status == 0, err
     assert "1 process(es) for 2 virtual ranks" in text
     reference = whole(2, "--opt=momentum")
-    here, there = (store.load(os.path.join(path, LATEST)) for path in (out, reference))
+    here, there = (loading.load(os.path.join(path, LATEST)) for path in (out, reference))
     assert distance(here["model"], there["model"]) < 1e-5
     status, _, err = run_main(words_for(data, out, "--virtual-ranks=3"), 2)
     assert status == 2 and "--virtual-ranks 3 cannot be shared out evenly over 2 processes" in err

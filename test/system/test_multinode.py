@@ -16,7 +16,7 @@ from small_runs import assert_same_weights
 from warm_runs import OPTIONS, current_torch, run_main
 from wrappers import run_wrapper, start_wrapper
 
-from checkpoints import store
+from checkpoints import loading, store
 
 LAUNCH = [sys.executable, os.path.join(ROOT, "tools", "launch.py")]
 CASE = "SPACH-SMLP_bs4_2p_acc.log"  # of two processes, wherever they run
@@ -57,7 +57,7 @@ def ends_of(nodes):
 
 def step_of(folder):
     """(epoch, step) of the latest checkpoint."""
-    loaded = store.load(os.path.join(folder, store.LATEST))
+    loaded = loading.load(os.path.join(folder, store.LATEST))
     return loaded["epoch"], loaded.get("step", 0)
 
 

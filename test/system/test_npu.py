@@ -16,7 +16,7 @@ from small_runs import assert_same_weights, log_of
 from warm_runs import OPTIONS, run_main, start_main
 from wrappers import run_wrapper
 
-from checkpoints import store
+from checkpoints import loading, store
 
 SIMULATOR = os.path.join(ROOT, "test", "simulated_npu")
 COMMON = [word for word in OPTIONS if not word.startswith(("--device", "--amp"))] + ["--warmup-epochs=0"]
@@ -60,7 +60,7 @@ def succeed(words, nproc=1):
 
 
 def weights_of(folder):
-    return store.load(os.path.join(str(folder), store.LATEST))
+    return loading.load(os.path.join(str(folder), store.LATEST))
 
 
 @pytest.mark.parametrize("nproc", [1, 2])

@@ -8,7 +8,7 @@ from odd_pictures import decodable, encoded, odd_names, pixels, strips, undecoda
 from small_runs import log_of
 from warm_runs import OPTIONS, run_main
 
-from checkpoints import store
+from checkpoints import loading, store
 
 CLASSES = ["cat"] + [name for name in odd_names() if "\n" in name or "\udcff" in name or "$" in name or "-" in name]
 
@@ -68,7 +68,7 @@ def test_all_odd_pictures_train_and_all_bad_files_are_skipped(tmp_path):
         assert "skipped %d unreadable images" % bad in text
         for sign in ("Traceback", "Logging error", "PIL", "Pillow", "EXIF", "bomb"):
             assert sign not in text, sign
-    loaded = store.load(os.path.join(folder, store.LATEST))
+    loaded = loading.load(os.path.join(folder, store.LATEST))
     assert loaded["classes"] == sorted(CLASSES) == sorted(os.listdir(os.path.join(images, "val")))
     assert loaded["args"]["data_path"] == images
 

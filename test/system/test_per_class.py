@@ -11,7 +11,7 @@ from small_models import create_small_model
 from warm_runs import OPTIONS, run_main
 
 import datasets
-from checkpoints import store
+from checkpoints import loading
 from options import parsing
 
 VAL = {"<b>cat": 9, "dog": 5, "new\nline": 3}
@@ -22,8 +22,8 @@ def counted_by_hand(data, words, path):
     names = sorted(VAL)
     options = parsing.parse(words)
     model = create_small_model("smlpnet_tiny", num_classes=3, image_size=32).eval()
-    model.load_state_dict(store.load(path)["model"])
-    transform = datasets.build_transform(False, options)
+    model.load_state_dict(loading.load(path)["model"])
+    transform = datasets.build_transform(options, False)
     rows = [[0, 0, 0] for _ in names]
     for number, name in enumerate(names):
         for file in sorted(os.listdir(os.path.join(data, "val", name))):

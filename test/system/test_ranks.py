@@ -13,7 +13,7 @@ from paths import HELPERS, ROOT
 from processes import clean_environment
 from warm_runs import OPTIONS, current_torch, run_main
 
-from checkpoints import store
+from checkpoints import loading, store
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_torch_launchers(tmp_path, images, name):
         timeout=300,
     )
     assert done.returncode == 0, done.stdout
-    assert store.load(str(tmp_path / "out" / store.LATEST))["world_size"] == 2
+    assert loading.load(str(tmp_path / "out" / store.LATEST))["world_size"] == 2
     assert run_main(words[:1] + ["--output-dir=" + str(tmp_path / "ours")] + words[2:], 2)[0] == 0
     assert losses_of(str(tmp_path / "out")) == losses_of(str(tmp_path / "ours"))
 
@@ -90,7 +90,7 @@ def test_slurm(tmp_path, images):
         command = [sys.executable, os.path.join(HELPERS, "small_main.py")] + words
         processes.append(subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     assert [(process.communicate(timeout=300), process.returncode)[1] for process in processes] == [0, 0]
-    assert store.load(str(tmp_path / "out" / store.LATEST))["world_size"] == 2
+    assert loading.load(str(tmp_path / "out" / store.LATEST))["world_size"] == 2
 
 
 @pytest.mark.parametrize("nproc", [1, 3])
@@ -123,7 +123,7 @@ import numpy
 from runtime.device import Device
 from runtime.distributed import Ranks
 from runtime.errors import UserError
-from runtime.launched import Launch
+from runtime.launch_environment import Launch
 
 rank = int(sys.argv[1])
 ranks = Ranks(Launch(rank, 2, rank, 2), Device("cpu"), "file://" + sys.argv[2], timeout_s=60)
@@ -136,9 +136,9 @@ def make(tick):
 def refuse(tick):
     raise UserError("no folder \\udc80 here")
 
-made = ranks.from_first(make)
+made = ranks.from_rank_0(make)
 try:
-    ranks.from_first(refuse)
+    ranks.from_rank_0(refuse)
 except UserError as error:
     print(calls, len(made), made.dtype, int(made.sum()), ascii(str(error)))
 ranks.close()
@@ -151,9 +151,9 @@ def test_what_the_first_rank_makes_comes_to_all(tmp_path, size):
     words = [str(tmp_path / "rendezvous"), str(size)]
     environ = clean_environment(OMP_NUM_THREADS="1", PYTHONPATH=ROOT)
     ranks = [subprocess.Popen(command + [rank] + words, env=environ, stdout=subprocess.PIPE) for rank in "01"]
-    said = [rank.communicate(timeout=120)[0].decode().strip() for rank in ranks]
+    printed = [rank.communicate(timeout=120)[0].decode().strip() for rank in ranks]
     rest = "%d uint8 %d 'no folder \\udc80 here'" % (size, sum(range(size)))
-    assert said == ["[0] " + rest, "[] " + rest]
+    assert printed == ["[0] " + rest, "[] " + rest]
 
 
 def test_a_folder_that_cannot_be_listed_is_told_once(images):
@@ -170,8 +170,8 @@ def test_bad_path_is_told_once(nproc):
 
 
 @current_torch
-def test_rounds_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, images):
-    """Two steps an epoch of three batches on each of two ranks, on two processes and on one that does their work."""
+def test_accumulation_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, images):
+    """Two steps an epoch of three batches on each of two ranks, on two processes and on one that emulates them."""
     base = ["--data-path=" + images] + OPTIONS + ["--batch-size=2", "--epochs=2", "--lr=0.5", "--opt=momentum"]
     assert run_main(base + ["--output-dir=" + str(tmp_path / "teacher"), "--seed=7"])[0] == 0
     words = base + ["--grad-accum-steps=3", "--model-ema-warmup", "--distillation-type=soft", "--print-freq=1"]
@@ -182,7 +182,7 @@ def test_rounds_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, 
         status, out, err = run_main(words + more + ["--output-dir=" + folders[nproc]], nproc)
         assert status == 0, err
         assert "global batch  12 (2 a rank, accumulated over 3 batches)" in out
-    two, one = (store.load(os.path.join(folders[nproc], store.LATEST)) for nproc in (2, 1))
+    two, one = (loading.load(os.path.join(folders[nproc], store.LATEST)) for nproc in (2, 1))
     assert losses_of(folders[1]) == pytest.approx(losses_of(folders[2]), abs=1e-5)
     for part in ("model", "model_ema"):
         for name, value in two[part].items():
@@ -193,12 +193,12 @@ def test_rounds_and_a_teacher_are_the_same_on_any_number_of_processes(tmp_path, 
 
 @current_torch
 def test_gradients_travel_once_a_step(tmp_path, images):
-    """DDP adds up the gradients of the last round's backward pass alone."""
+    """DDP adds up gradients only in the backward pass of the last accumulated batch."""
     words = ["--data-path=" + images] + OPTIONS + ["--batch-size=2", "--epochs=1", "--opt=momentum"]
     counts = {}
-    for rounds in (1, 3):
-        status, out, err = run_main(words + ["--grad-accum-steps=%d" % rounds], 2, {"FAULT": "count-sums:0"})
+    for accumulated in (1, 3):
+        status, out, err = run_main(words + ["--grad-accum-steps=%d" % accumulated], 2, {"FAULT": "count-sums:0"})
         assert status == 0, err
-        counts[rounds] = [int(line.split()[-1]) for line in err.splitlines() if line.startswith("gradient sums")]
+        counts[accumulated] = [int(line.split()[-1]) for line in err.splitlines() if line.startswith("gradient sums")]
     assert len(counts[1]) == 6 and len(counts[3]) == 2
     assert set(counts[1]) == set(counts[3]) and min(counts[1]) >= 1

@@ -10,7 +10,7 @@ from processes import children_of, kill_after, wait_for
 from small_runs import assert_same_weights
 from warm_runs import OPTIONS, run_main, start_main
 
-from checkpoints import store
+from checkpoints import loading, store
 
 
 def words_for(images, folder, *more):
@@ -50,7 +50,7 @@ def test_a_compiled_run_that_is_killed_and_started_again(tmp_path, images):
     status, _, err = run_main(words)
     assert status == 0, err
     assert_same_weights(cut, whole)
-    assert store.load(os.path.join(cut, store.LATEST))["args"]["compile"] == "on"
+    assert loading.load(os.path.join(cut, store.LATEST))["args"]["compile"] == "on"
 
 
 def test_no_process_outlives_a_killed_launcher(tmp_path, images):

@@ -11,7 +11,7 @@ from processes import wait_for
 from warm_runs import OPTIONS, current_torch
 from wrappers import run_wrapper, start_wrapper
 
-from checkpoints import store
+from checkpoints import loading
 
 TRAIN_KEYS = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "AvgFPS", "MinLoss", "MaxAccuracy"]
 TRAIN_KEYS += ["E2ETrainingTime", "ActualFPS", "ActualLoss", "TrainAccuracy", "TrainingTime"]
@@ -135,7 +135,7 @@ def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, statu
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     assert "stopped by %s; the same command goes on" % name in err and "Traceback" not in err and "Final" not in out
-    assert store.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
+    assert loading.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
 
 
 def test_performance_always_starts_afresh(project, images):

@@ -26,7 +26,7 @@ EVAL_CASES = golden("components")["eval_transform"]["cases"]
 @pytest.mark.parametrize("case", EVAL_CASES, ids=lambda case: "%s at %d" % (case["image_wh"], case["input_size"]))
 def test_eval_transform(case):
     size = case["input_size"]
-    tensor = datasets.build_transform(False, parse("--input-size=%d" % size))(test_picture(*case["image_wh"]))
+    tensor = datasets.build_transform(parse("--input-size=%d" % size), False)(test_picture(*case["image_wh"]))
     assert tensor.shape == (3, size, size)
     if size <= 32 and case["image_wh"] != [size, size]:
         return  # the reference keeps the picture's size there, which no model takes
@@ -40,7 +40,7 @@ def kinds(transform):
 
 
 def test_train_transform_is_the_reference_s():
-    transform = datasets.build_transform(True, parse())
+    transform = datasets.build_transform(parse(), True)
     names = kinds(transform)
     assert names[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "RandAugment"]
     assert names[-2:] == ["Normalize", "RandomErasing"]
@@ -59,7 +59,7 @@ def test_train_transform_is_the_reference_s():
 
 
 def test_small_pictures_are_padded_not_resized():
-    transform = datasets.build_transform(True, parse("--input-size=32"))
+    transform = datasets.build_transform(parse("--input-size=32"), True)
     assert kinds(transform)[:2] == ["UnlessSized", "RandomCrop"]
     assert transform.transforms[1].padding == 4
     assert transform(test_picture(32, 32)).shape == (3, 32, 32)
@@ -67,10 +67,10 @@ def test_small_pictures_are_padded_not_resized():
 
 
 def test_augmentation_options_reach_the_transform():
-    assert "ColorJitter" in kinds(datasets.build_transform(True, parse("--aa=")))
-    assert "RandomErasing" not in kinds(datasets.build_transform(True, parse("--reprob=0")))
-    assert "RandomHorizontalFlip" not in kinds(datasets.build_transform(True, parse("--hflip=0")))
-    erasing = datasets.build_transform(True, parse("--remode=const", "--recount=3")).transforms[-1]
+    assert "ColorJitter" in kinds(datasets.build_transform(parse("--aa="), True))
+    assert "RandomErasing" not in kinds(datasets.build_transform(parse("--reprob=0"), True))
+    assert "RandomHorizontalFlip" not in kinds(datasets.build_transform(parse("--hflip=0"), True))
+    erasing = datasets.build_transform(parse("--remode=const", "--recount=3"), True).transforms[-1]
     assert (erasing.max_count, erasing.per_pixel) == (3, False)
 
 

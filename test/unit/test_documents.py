@@ -61,11 +61,13 @@ def test_every_documented_option_exists():
 
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path != "CHANGELOG.md"])
-def test_files_and_tests_it_names_exist(path):
-    for name in re.findall(
-        r"(?<![\w/.-])((?:test|tools|runtime|configs|docs|docker|benchmarks)/[\w/.-]*\w\.\w+)", text_of(path)
-    ):
-        if not name.startswith("test/output") and not re.search("NAME|MODULE|NEW", name):
+def test_the_files_it_names_exist(path):
+    folders = [name for name in os.listdir(ROOT) if os.path.isdir(os.path.join(ROOT, name)) and name != "data"]
+    pattern = r"(?<![\w/.-])((?:%s)/[\w/.-]*\w\.(?:py|md|sh|sbatch|yaml|json|png))\b" % "|".join(
+        map(re.escape, folders)
+    )
+    for name in re.findall(pattern, text_of(path)):
+        if not re.search("NAME|MODULE|NEW|output/", name):
             assert os.path.exists(os.path.join(ROOT, name)), name
 
 

@@ -11,7 +11,7 @@ from small_runs import Stop, assert_equal_weights, weights
 
 import engine
 import main
-from checkpoints import store
+from checkpoints import loading, store
 from runtime.amp import Precision
 from runtime.device import Device
 from runtime.errors import UserError
@@ -82,7 +82,7 @@ def test_what_a_run_leaves_behind(small, tmp_path):
         r"Weights: .*best.pth",
     ):
         assert re.search(pattern, log), pattern
-    loaded = store.load(str(out / "checkpoint.pth"))
+    loaded = loading.load(str(out / "checkpoint.pth"))
     assert loaded["classes"] == ["a", "b"] and loaded["epoch"] == 2 and loaded["args"]["lr"] == 0.1
     assert loaded["max_accuracy"] == summary["max_accuracy"]
 
@@ -106,7 +106,7 @@ def test_config_of_a_run_reproduces_it(small, tmp_path):
 def test_best_accuracy_survives_a_resume(small, tmp_path):
     assert small("--output-dir=%s" % (tmp_path / "out")) == 0
     path = str(tmp_path / "out" / "checkpoint.pth")
-    loaded = store.load(path)
+    loaded = loading.load(path)
     loaded["max_accuracy"], loaded["best_epoch"] = 100.0, 1
     torch.save(loaded, path)
     best = (tmp_path / "out" / "best.pth").read_bytes()
@@ -118,7 +118,7 @@ def test_evaluation_adds_a_log_and_nothing_else(small, tmp_path, capsys):
     out = tmp_path / "out"
     assert small("--output-dir=%s" % out) == 0
     stamps = {name: os.stat(str(out / name)).st_mtime_ns for name in os.listdir(str(out))}
-    best = store.load(str(out / "best.pth"))
+    best = loading.load(str(out / "best.pth"))
     assert small("--output-dir=%s" % out, "--eval", "--resume=%s" % out, "--eval-json=%s" % (tmp_path / "e")) == 0
     after = {name: os.stat(str(out / name)).st_mtime_ns for name in os.listdir(str(out))}
     assert after.pop("eval_0.log") and after == stamps
@@ -150,7 +150,7 @@ def test_checkpoints_of_the_ascend_port_keep_their_layout(small, tmp_path, capsy
         capsys.readouterr()
         assert small("--output-dir=" + out, "--epochs=2") == 0
         assert re.search("token layout +" + layout, capsys.readouterr().out)
-        assert store.load(os.path.join(out, store.LATEST))["args"]["token_layout"] == layout
+        assert loading.load(os.path.join(out, store.LATEST))["args"]["token_layout"] == layout
 
 
 def test_token_layout_comes_from_the_checkpoint(small, tmp_path):
@@ -251,7 +251,7 @@ def test_resuming_takes_this_run_s_settings(small, tmp_path, capsys):
     out = ["--output-dir=%s" % (tmp_path / "out")]
     assert small(*out) == 0
     assert small("--epochs=4", "--weight-decay=0.3", *out) == 0
-    groups = store.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["param_groups"]
+    groups = loading.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.3]
     assert small("--epochs=5", "--opt=sgd", *out) == 2
     assert "holds the state of --opt adamw, not of sgd" in capsys.readouterr().err

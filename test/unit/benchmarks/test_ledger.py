@@ -10,7 +10,7 @@ import torch
 if not hasattr(torch, "compile"):
     pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
 
-from plain_smlp import PlainSMLPNet
+from baseline_smlp import BaselineSMLPNet
 from torch import nn
 from torch.nn import functional
 
@@ -149,13 +149,13 @@ NET = {"dim": 80, "depths": (1, 1, 1, 1), "image_size": 224}
 def ledgers(mode, precision):
     """(plain, ours, floor) in bytes, by kind where there are kinds."""
     options = argparse.Namespace(mode=mode, precision=precision)
-    ours, plain, images = sMLPNet(**NET), PlainSMLPNet(**NET), torch.empty(112, 3, 224, 224)
+    ours, plain, images = sMLPNet(**NET), BaselineSMLPNet(**NET), torch.empty(112, 3, 224, 224)
     for model in (ours, plain):
         ledger.make_copyable(model)
     least = ledger.floor(plain, images, precision, mode == "train")
     laid = images.contiguous(memory_format=torch.channels_last)
     return (
-        ledger.count(plain, ledger.plain_step, images, options),
+        ledger.count(plain, ledger.baseline_step, images, options),
         ledger.count(ours, ledger.our_step, laid, options),
         least,
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hostile import harms
 
-from checkpoints import download, store
+from checkpoints import download, loading, store
 from checkpoints.tensors_only import TensorsOnly
 from runtime.errors import UserError
 
@@ -31,7 +31,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, kind, place, legacy):
     path = str(tmp_path / "c.pth")
     torch.save(content, path, **options)
     with pytest.raises(UserError, match="which a checkpoint may not"):
-        store.load(path)
+        loading.load(path)
     assert os.listdir(str(tmp_path)) == ["c.pth"]
 
 
@@ -41,7 +41,7 @@ def test_a_bare_pickle_that_runs_code_is_refused(tmp_path, kind):
     with open(path, "wb") as file:
         pickle.dump(harms(tmp_path)[kind], file)
     with pytest.raises(UserError, match=r"c\.pth is not a readable checkpoint"):
-        store.load(path)
+        loading.load(path)
     assert os.listdir(str(tmp_path)) == ["c.pth"]
 
 
@@ -64,7 +64,7 @@ def test_a_torchscript_program_is_refused(tmp_path):
     path = str(tmp_path / "c.pth")
     torch.jit.script(torch.nn.Linear(1, 1)).save(path)
     with pytest.raises(UserError, match="TorchScript"):
-        store.load(path)
+        loading.load(path)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_a_checkpoint_is_fetched_once_and_checked(served, tmp_path):
     with open(path, "rb") as file:
         digits = hashlib.sha256(file.read()).hexdigest()
     fetched = store.resolve(address + "c.pth#sha256=" + digits)
-    assert store.load(fetched)["model"]["w"].sum() == 2
+    assert loading.load(fetched)["model"]["w"].sum() == 2
     named = "c-%s.pth" % digits[:10]
     os.rename(path, os.path.join(folder, named))
-    assert store.load(store.resolve(address + named))["model"]["w"].sum() == 2
+    assert loading.load(store.resolve(address + named))["model"]["w"].sum() == 2
     os.unlink(os.path.join(folder, named))
     assert store.resolve(address + "c.pth#sha256=" + digits) == fetched  # it is not fetched again
     with pytest.raises(UserError, match="cannot be fetched"):

@@ -18,11 +18,11 @@ from torchvision import transforms
 import datasets
 import engine
 from pipeline import batches, reading
-from pipeline.batch_bytes import join, to_images
-from runtime.names import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.batch_bytes import normalize, stack
 from pipeline.samplers import Position
 from runtime.device import Device
 from runtime.errors import RunError, UserError
+from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 from runtime.seeding import position_seed, seed_host
 
 pytestmark = pytest.mark.usefixtures("no_hang")
@@ -34,7 +34,7 @@ def reference(path, is_train, size):
     picture = Image.open(path).convert("RGB")
     if is_train:
         seed_host(position_seed("sample", *KEY))
-        return datasets.build_transform(True, parse("--input-size=%d" % size))(picture)
+        return datasets.build_transform(parse("--input-size=%d" % size), True)(picture)
     steps = [transforms.Resize(int(256 / 224 * size), interpolation=Image.BICUBIC), transforms.CenterCrop(size)]
     if picture.size == (size, size) == (32, 32):
         steps = []
@@ -44,7 +44,7 @@ def reference(path, is_train, size):
 
 def image_of(sample):
     """The (3, H, W) that the device gets."""
-    return to_images(join([sample.pixels], [sample.target]), Device("cpu"))[0][0]
+    return normalize(stack([sample.pixels], [sample.target]), Device("cpu"))[0][0]
 
 
 def modes(name):
@@ -112,7 +112,7 @@ def test_pillow_does_not_chatter(tmp_path, monkeypatch, capfd):
         importlib.reload(reading)  # pytest has put its own filters in the place of the module's
         for name in os.listdir(folder):
             with contextlib.suppress(Exception):
-                reading.read_picture(os.path.join(folder, name))
+                reading.read_image(os.path.join(folder, name))
         assert [str(each.message) for each in caught] == []
     assert capfd.readouterr().err == ""
 
@@ -132,12 +132,12 @@ def test_a_transform_that_fails_names_the_file(tmp_path):
     [
         (OSError("one\n two"), "one two"),
         (FileNotFoundError(2, "No such file or directory", "x"), "No such file or directory"),
-        (ValueError(), "ValueError: "),
-        (MemoryError(), "MemoryError: "),
+        (ValueError(), "ValueError"),
+        (MemoryError(), "MemoryError"),
     ],
 )
 def test_reasons(error, reason):
-    assert reading.why(error) == reason
+    assert reading.failure_of(error) == reason
 
 
 def test_bad_files_in_batches(tmp_path):
@@ -181,8 +181,8 @@ def test_a_data_set_that_vanishes_ends_the_run(tmp_path, monkeypatch, left):
     root = make_data(tmp_path, plain(8), plain(1))
     monkeypatch.setattr(datasets, "MOST_REPLACED", 3)
     tries = []
-    read = datasets.read_picture
-    monkeypatch.setattr(datasets, "read_picture", lambda path: (tries.append(path), read(path))[1])
+    read = datasets.FILES.open
+    monkeypatch.setattr(datasets.FILES, "open", lambda path: (tries.append(path), read(path))[1])
     train = load(root, "--skip-bad-images", "--batch-size=8").train
     for number in range(left, 8):
         os.unlink(os.path.join(root, "train", "a", "z%02d.png" % number))
@@ -205,4 +205,4 @@ def test_collate_of_no_picture_at_all():
 
 def test_helper_makes_a_png_that_pillow_reads(tmp_path):
     path = os.path.join(write(tmp_path, {"x.png": png(2, 1, 8, 0, b"\0ab", chunk(b"tEXt", b"a\0b"))}), "x.png")
-    assert list(reading.read_picture(path).tobytes()) == [97] * 3 + [98] * 3
+    assert list(reading.read_image(path).tobytes()) == [97] * 3 + [98] * 3

@@ -14,7 +14,8 @@ from PIL import Image
 
 import datasets
 from pipeline import fast_reading, reading
-from pipeline.batch_bytes import ToPixels
+from pipeline.batch_bytes import ToBytes
+from pipeline.readers.files import open_regular
 from runtime.compat import augment_operations
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
@@ -45,8 +46,8 @@ def psnr(one, other):
 def both(is_train, *words):
     """The exact and the fast transform."""
     parsed = parse(*words)
-    exact, fast = (datasets.build_transform(is_train, parsed) for _ in range(2))
-    return ToPixels(exact), ToPixels(fast_reading.accelerate(fast))
+    exact, fast = (datasets.build_transform(parsed, is_train) for _ in range(2))
+    return ToBytes(exact), ToBytes(fast_reading.accelerate(fast))
 
 
 @with_libraries
@@ -86,7 +87,7 @@ def test_evaluation_gives_nearly_the_same(size):
 def test_every_operation_is_nearly_pillow_s(interpolation, magnitude):
     words = ("--input-size=224", "--train-interpolation=" + interpolation, "--aa=rand-m%d-inc1" % magnitude)
     parsed = parse(*words)
-    exact, fast = (datasets.build_transform(True, parsed) for _ in range(2))
+    exact, fast = (datasets.build_transform(parsed, True) for _ in range(2))
     fast_reading.accelerate(fast)
     picture = photo(160, 160)
     names = set()
@@ -103,14 +104,19 @@ def test_every_operation_is_nearly_pillow_s(interpolation, magnitude):
     assert names == {"rotate", "shear_x", "shear_y", "translate_x_rel", "translate_y_rel", "sharpness"}
 
 
+def decoded(path, decode):
+    with open_regular(path) as file:
+        return decode(file)
+
+
 @with_libraries
 @pytest.mark.filterwarnings("ignore")
 def test_an_odd_picture_is_read_as_the_exact_loader_reads_it(tmp_path):
     folder = write(tmp_path / "a", decodable())
     for name in sorted(decodable()):
         path = os.path.join(folder, name)
-        want = numpy.array(reading.read_picture(path))
-        got = fast_reading.read_pixels(path)
+        want = numpy.array(reading.read_image(path))
+        got = decoded(path, fast_reading.decode_pixels)
         assert got.shape == want.shape and numpy.abs(got.astype(int) - want).max() <= 3, name
 
 
@@ -119,10 +125,10 @@ def test_a_file_without_a_picture_is_refused_as_the_exact_loader_refuses_it(tmp_
     folder = write(tmp_path / "a", undecodable())
     for name in sorted(undecodable()):
         reasons = []
-        for read in (reading.read_picture, fast_reading.read_pixels):
+        for decode in (reading.decode, fast_reading.decode_pixels):
             with pytest.raises(Exception) as caught:
-                read(os.path.join(folder, name))
-            reasons.append(reading.why(caught.value))
+                decoded(os.path.join(folder, name), decode)
+            reasons.append(reading.failure_of(caught.value))
         assert reasons[0] == reasons[1]
 
 
@@ -131,15 +137,16 @@ def test_pillow_s_limit_of_pixels_holds(tmp_path, monkeypatch):
     path = os.path.join(write(tmp_path / "a", {"plain.jpg": encoded(photo(60, 50), "JPEG")}), "plain.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1400)
     with pytest.raises(Image.DecompressionBombError):
-        fast_reading.read_pixels(path)
+        decoded(path, fast_reading.decode_pixels)
 
 
 @with_libraries
 def test_the_option_reaches_both_data_sets(tmp_path):
     root = make_folder(tmp_path)
-    for words, read in (((), datasets.read_picture), (("--loader=fast",), fast_reading.read_pixels)):
+    for words, decode in (((), "decode"), (("--loader=fast",), "decode_pixels")):
         loaders = load(root, *words)
-        assert loaders.train.dataset.read is loaders.val.dataset.read is read
+        assert loaders.train.dataset.decode is loaders.val.dataset.decode
+        assert loaders.train.dataset.decode.__name__ == decode
         assert next(loaders.train.epoch(0))[0].shape == (2, 3, 32, 32)
 
 

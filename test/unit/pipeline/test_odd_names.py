@@ -16,10 +16,11 @@ from odd_pictures import decodable, odd_names, write
 
 import datasets
 import utils
-from checkpoints import store
+from checkpoints import loading, store
 from options import config_files, parsing
 from pipeline.index import list_images
-from runtime.errors import UserError, printable, shown
+from runtime import programs
+from runtime.errors import UserError, one_line, printable, shown
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 GOOD = decodable()
@@ -53,7 +54,7 @@ def test_shown():
     assert shown("/data/a b/\u732b's.png") == "/data/a b/\u732b's.png"
     assert shown("a\n\udcff\u0085'\\\U000e0001") == r"$'a\n\xff\u0085\'\\\U000e0001'"
     assert printable("\ud800\t") == r"\ud800\t"
-    assert utils.one_line("a\n  b\udcff\x1b") == r"a b\xff\x1b"
+    assert one_line("a\n  b\udcff\x1b") == r"a b\xff\x1b"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
@@ -65,14 +66,14 @@ def test_logs_take_any_name(tmp_path, monkeypatch, capfd, encoding):
         utils.log_to_file(path)
         for name in NAMES:
             logging.getLogger("test").info("the file %s", name)
-            utils.append_to_log_file("again " + name)
+            programs.report("main.py", "again " + name)
         monkeypatch.undo()
     utils.open_log("test", False)
     with open(path, encoding="utf-8") as file, open(console.name, encoding=encoding) as shown_lines:
         text, lines = file.read(), shown_lines.read()
     for name in NAMES:
         in_utf_8 = name.encode("utf-8", "backslashreplace").decode()
-        assert "the file %s\n" % in_utf_8 in text and "again %s\n" % in_utf_8 in text
+        assert "the file %s\n" % in_utf_8 in text and "main.py: %s\n" % one_line("again " + name) in text
         assert "the file %s\n" % name.encode(encoding, "backslashreplace").decode(encoding) in lines
     assert "Logging error" not in capfd.readouterr().err
 
@@ -94,7 +95,7 @@ def test_class_names_survive_a_checkpoint(tmp_path):
     folder = write(tmp_path / NAMES[1], {})
     content = {"model": {"w": torch.zeros(1)}, "classes": NAMES, "args": {"data_path": NAMES}}
     store.save(content, folder, True)
-    loaded = store.load(os.path.join(folder, store.LATEST))
+    loaded = loading.load(os.path.join(folder, store.LATEST))
     assert loaded["classes"] == NAMES and loaded["args"]["data_path"] == NAMES
     for name in NAMES:
         write(tmp_path / "data" / "val" / name, {"x.png": GOOD["dot.png"]})

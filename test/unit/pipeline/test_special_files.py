@@ -14,6 +14,7 @@ from permissions import nobody
 import datasets
 from pipeline import reading
 from pipeline.index import list_images
+from pipeline.readers import files
 from pipeline.samplers import Position
 from runtime.errors import UserError
 
@@ -85,7 +86,7 @@ def test_postscript_is_not_handed_to_ghostscript(tmp_path):
 
 def test_a_picture_is_read_without_haste(tmp_path):
     path = os.path.join(write(tmp_path, {"x.png": GOOD["dot.png"]}), "x.png")
-    with reading.open_regular(path) as file:
+    with files.open_regular(path) as file:
         assert os.get_blocking(file.fileno()) and not os.get_inheritable(file.fileno())
 
 
@@ -94,7 +95,7 @@ def test_a_file_without_a_regular_one_behind_is_closed(tmp_path):
     before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else None
     for _ in range(3):
         with pytest.raises(OSError, match="not a regular file"):
-            reading.read_picture(str(tmp_path / "x.jpg"))
+            reading.read_image(str(tmp_path / "x.jpg"))
     if before:
         assert len(os.listdir("/proc/self/fd")) == len(before)
 

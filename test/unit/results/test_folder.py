@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from checkpoints import store
+from checkpoints import loading, store
 from options import parsing
 from results import folder as output_folder
 from runtime.errors import UserError
@@ -95,13 +95,13 @@ def test_resume_from_the_best_keeps_the_latest(folder):
 
 
 def test_the_best_comes_along_into_a_new_folder(folder):
-    best = store.load(os.path.join(folder, "best.pth"))
+    best = loading.load(os.path.join(folder, "best.pth"))
     chosen = options(folder, "--existing-output=rename", "--resume=" + folder)
     plan = output_folder.make_plan(chosen)
     output_folder.prepare(chosen, plan)
     output_folder.unlock()
     assert os.path.exists(plan.path) and os.path.dirname(plan.path).startswith(folder + ".")
-    assert plan.has_best and store.load(os.path.join(folder, "best.pth")) == best
+    assert plan.has_best and loading.load(os.path.join(folder, "best.pth")) == best
 
 
 def test_without_a_best_the_next_epoch_is_the_best(folder, tmp_path):

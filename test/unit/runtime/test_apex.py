@@ -36,7 +36,7 @@ def use(monkeypatch):
 
 def device(kind):
     """An accelerator as far as the choice of a precision looks at it."""
-    says = {"supports_bfloat16": lambda: True, "saturates": lambda: False, "compute_float32_in_full": lambda: None}
+    says = {"supports_bfloat16": lambda: True, "float16_saturates": lambda: False, "disable_hf32": lambda: None}
     return types.SimpleNamespace(kind=kind, is_accelerator=True, **says)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoints import store
+import utils
+from checkpoints import loading, store
 from runtime import amp, distributed, seeding
 from runtime.device import Device, cpu_has_bfloat16, select_device
 from runtime.distributed import Ranks
 from runtime.ema import Ema
 from runtime.errors import RunError, UserError
-from runtime.launched import Launch, read_launch
+from runtime.launch_environment import Launch, read_launch
 
 
 def path_of(folder, name=store.LATEST):
@@ -25,9 +26,9 @@ def path_of(folder, name=store.LATEST):
 def test_save_keeps_the_one_before_and_the_best(tmp_path):
     for number, is_best in enumerate([True, False, False]):
         store.save({"model": {"w": torch.full((2,), float(number))}}, str(tmp_path), is_best)
-    assert store.load(path_of(tmp_path))["model"]["w"][0] == 2
-    assert store.load(path_of(tmp_path, store.PREVIOUS))["model"]["w"][0] == 1
-    assert store.load(path_of(tmp_path, store.BEST))["model"]["w"][0] == 0
+    assert loading.load(path_of(tmp_path))["model"]["w"][0] == 2
+    assert loading.load(path_of(tmp_path, store.PREVIOUS))["model"]["w"][0] == 1
+    assert loading.load(path_of(tmp_path, store.BEST))["model"]["w"][0] == 0
     assert sorted(os.listdir(str(tmp_path))) == sorted([store.LATEST, store.PREVIOUS, store.BEST])
 
 
@@ -35,15 +36,15 @@ def test_a_failed_save_leaves_the_old_one(tmp_path):
     store.save({"model": {}}, str(tmp_path), True)
     with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
         store.save({"model": lambda: None}, str(tmp_path), True)
-    assert store.load(path_of(tmp_path)) == {"model": {}}
+    assert loading.load(path_of(tmp_path)) == {"model": {}}
     assert sorted(os.listdir(str(tmp_path))) == [store.BEST, store.LATEST]
 
 
 def test_leftovers_of_a_killed_save_are_removed(tmp_path):
     store.save({"model": {}}, str(tmp_path), True)
-    (tmp_path / ".checkpoint.abc.tmp").write_bytes(b"half")
+    (tmp_path / (".%032x.tmp" % 7)).write_bytes(b"half")
     (tmp_path / "mine.tmp").write_bytes(b"the user's")
-    store.remove_leftovers(str(tmp_path))
+    utils.remove_leftovers(str(tmp_path))
     assert sorted(os.listdir(str(tmp_path))) == [store.BEST, store.LATEST, "mine.tmp"]
 
 
@@ -52,7 +53,7 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
         store.save({"model": {"w": torch.full((100,), float(number))}}, str(tmp_path), False)
     with open(path_of(tmp_path), "r+b") as file:
         file.truncate(300)
-    loaded, path, damaged = store.load_first_good(store.find_latest(str(tmp_path)))
+    loaded, path, damaged = loading.load_first_good(store.find_latest(str(tmp_path)))
     assert path == path_of(tmp_path, store.PREVIOUS) and loaded["model"]["w"][0] == 0
     assert damaged == [path_of(tmp_path)]
     assert "not a readable checkpoint" in caplog.text
@@ -61,13 +62,13 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
 def test_authors_layout(tmp_path):
     args = argparse.Namespace(model="smlpnet_tiny", lr=5e-4, opt_betas=None)
     torch.save({"model": {"w": torch.ones(2)}, "epoch": 3, "args": args}, path_of(tmp_path))
-    loaded = store.load(path_of(tmp_path))
-    assert loaded["epoch"] == 3 and store.options_of(loaded)["model"] == "smlpnet_tiny"
+    loaded = loading.load(path_of(tmp_path))
+    assert loaded["epoch"] == 3 and loading.options_of(loaded)["model"] == "smlpnet_tiny"
 
 
 def test_bare_weights(tmp_path):
     torch.save({"w": torch.ones(2)}, path_of(tmp_path))
-    assert store.load(path_of(tmp_path))["model"]["w"].sum() == 2
+    assert loading.load(path_of(tmp_path))["model"]["w"].sum() == 2
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_other_files_are_refused(tmp_path, content):
     with open(path_of(tmp_path), "wb") as file:
         file.write(content)
     with pytest.raises(UserError, match="checkpoint.pth is not a") as caught:
-        store.load(path_of(tmp_path))
+        loading.load(path_of(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -96,7 +97,7 @@ def test_other_contents_are_refused(tmp_path):
     for content in ([1, 2], {"weights": 3}, {}):
         torch.save(content, path_of(tmp_path))
         with pytest.raises(UserError, match="is not a checkpoint"):
-            store.load(path_of(tmp_path))
+            loading.load(path_of(tmp_path))
     for content in (
         {"model": {"w": 3}},
         {"model": 3},
@@ -107,10 +108,10 @@ def test_other_contents_are_refused(tmp_path):
     ):
         torch.save(content, path_of(tmp_path))
         with pytest.raises(UserError, match="is not a checkpoint"):
-            store.load(path_of(tmp_path))
+            loading.load(path_of(tmp_path))
     torch.save({"model": {}, "format": 99}, path_of(tmp_path))
     with pytest.raises(UserError, match="has format 99"):
-        store.load(path_of(tmp_path))
+        loading.load(path_of(tmp_path))
 
 
 def test_resume_takes_a_file_or_its_folder(tmp_path):
@@ -125,13 +126,13 @@ def test_resume_takes_a_file_or_its_folder(tmp_path):
 
 def test_fitting_names_the_difference():
     model = nn.Linear(2, 3)
-    store.check_fits("x.pth", model.state_dict(), model)
+    loading.check_fits("x.pth", model.state_dict(), model)
     with pytest.raises(UserError, match="it has no bias"):
-        store.check_fits("x.pth", {"weight": model.weight}, model)
+        loading.check_fits("x.pth", {"weight": model.weight}, model)
     with pytest.raises(UserError, match=r"weight is \(4, 2\) there, \(3, 2\) here"):
-        store.check_fits("x.pth", nn.Linear(2, 4).state_dict(), model)
+        loading.check_fits("x.pth", nn.Linear(2, 4).state_dict(), model)
     with pytest.raises(UserError, match="extra has no place"):
-        store.check_fits("x.pth", dict(model.state_dict(), extra=model.bias), model)
+        loading.check_fits("x.pth", dict(model.state_dict(), extra=model.bias), model)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from pipeline import batches
 from pipeline.samplers import PositionBatches, RASampler, ShardBatches
-from runtime import stops
+from runtime import signals
 from runtime.watchdog import NO_ANSWER, diagnose
 from training.progress import Progress
 
@@ -45,7 +45,7 @@ def test_the_store_s_keeper():
 
 def test_signals_are_noted_while_listening_and_elected_together():
     said = []
-    listening = stops.StopSignals(said.append)
+    listening = signals.StopSignals(said.append)
     with listening:
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)  # the same request, as launchers pass it on
@@ -54,15 +54,15 @@ def test_signals_are_noted_while_listening_and_elected_together():
             time.sleep(0.01)
     assert listening.number == signal.SIGUSR1 and len(said) == 1 and "SIGUSR1" in said[0]
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    votes = [mine + others for mine, others in zip(listening.votes(), stops.StopSignals().votes())]
-    assert stops.elected(votes) == signal.SIGUSR1
-    assert stops.elected(stops.StopSignals().votes()) == 0
+    votes = [mine + others for mine, others in zip(listening.votes(), signals.StopSignals().votes())]
+    assert signals.agreed_signal(votes) == signal.SIGUSR1
+    assert signals.agreed_signal(signals.StopSignals().votes()) == 0
 
 
 def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stops.StopSignals() as listening:
+        with signals.StopSignals() as listening:
             os.kill(os.getpid(), signal.SIGHUP)
             assert listening.number == 0
     finally:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from recipe import fill
 
-from checkpoints import store, weights
+from checkpoints import loading, store, weights
 from runtime.compat import create_model
 from tools import convert
 
@@ -56,7 +56,7 @@ def test_round_trip_of_an_authors_checkpoint(tmp_path, models_of_families, name,
         assert "found    %s, 7 classes, 32 pixels" % name in capsys.readouterr().out
         assert_equal(target, models_of_families[name])
         source = target
-    last = store.load(source)
+    last = loading.load(source)
     assert isinstance(last["args"], argparse.Namespace) and last["args"].model == name
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")) == []
 
@@ -64,7 +64,7 @@ def test_round_trip_of_an_authors_checkpoint(tmp_path, models_of_families, name,
 def test_what_is_known_is_kept(tmp_path, models_of_families):
     source = authors_like(tmp_path / "a.pth", models_of_families["shiftvit_light_tiny"], "shiftvit_light_tiny")
     assert convert.main([source, str(tmp_path / "b.pth")]) == 0
-    loaded = store.load(str(tmp_path / "b.pth"))
+    loaded = loading.load(str(tmp_path / "b.pth"))
     assert loaded["epoch"] == 12 and loaded["format"] == store.FORMAT
     assert loaded["args"]["model"] == "shiftvit_light_tiny" and loaded["args"]["input_size"] == 32
 
@@ -76,7 +76,7 @@ def test_the_port_s_layout_is_kept(tmp_path, models_of_families, capsys):
     source = authors_like(tmp_path / "port.pth", model, "smlpnet_tiny", args=options, model_ema=average)
     assert convert.main([source, str(tmp_path / "ours.pth")]) == 0
     assert "token layout reshape, epoch 12, with EMA weights" in capsys.readouterr().out
-    assert store.load(str(tmp_path / "ours.pth"))["args"]["token_layout"] == "reshape"
+    assert loading.load(str(tmp_path / "ours.pth"))["args"]["token_layout"] == "reshape"
     assert convert.main([source, str(tmp_path / "average.pth"), "--ema"]) == 0
     assert "the Ascend port never updated these EMA weights" in capsys.readouterr().out
     assert torch.equal(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from report_pages import HOSTILE, evaluation, page_of, write_run
 
+from results import curves
 from results.reader import RunFolder
 from tools import report
 
@@ -55,7 +56,7 @@ def test_the_curves_are_the_rows(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     run = RunFolder(write_run(tmp_path / "run"))
     figure, panel = pyplot.subplots()
-    report._draw_panel(panel, "Acc@1 (%)", (("test_acc1", "weights", "-"), ("ema_acc1", "EMA", "--")), [run, run])
+    curves.draw_panel(panel, "Acc@1 (%)", (("test_acc1", "weights", "-"), ("ema_acc1", "EMA", "--")), [run, run])
     drawn = [line.get_xydata().tolist() for line in panel.lines]
     best = [[1.0, 71.5]]
     assert drawn == 2 * [[[0, 40.0], [1, 71.5], [2, 70.0]], [[0, 10.0], [1, 50.0], [2, 73.0]], best]

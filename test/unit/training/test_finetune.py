@@ -12,7 +12,7 @@ from small_runs import Stop, assert_equal_weights, weights
 from torch.nn import functional
 
 import main
-from checkpoints import store
+from checkpoints import loading, store
 from models.resampling import between, resample
 from models.shiftvit import ShiftViT
 from models.smlp import SparseMLP, sMLPNet
@@ -174,7 +174,7 @@ def test_a_run_begins_with_the_weights(small, trained, tmp_path, capsys):
     for name in learnt:
         for part in ("model", "model_ema"):
             numpy.testing.assert_allclose(now[part][name], best["model"][name], rtol=1e-6)
-    assert store.load(os.path.join(out, store.LATEST))["epoch"] == 0
+    assert loading.load(os.path.join(out, store.LATEST))["epoch"] == 0
 
 
 def test_other_classes_and_size_in_a_run(small, trained, tmp_path, capsys):
@@ -227,7 +227,7 @@ def test_what_cannot_be_fine_tuned(small, trained, tmp_path, capsys):
     refused("the folder holds neither best.pth nor checkpoint.pth", "--finetune=%s" % (tmp_path / "empty"))
     refused("pass --model smlpnet_tiny", "--model=smlpnet_small", "--finetune=" + trained)
     path = str(tmp_path / "port.pth")
-    torch.save(dict(store.load(os.path.join(trained, store.BEST)), args={"npu": True}), path)
+    torch.save(dict(loading.load(os.path.join(trained, store.BEST)), args={"npu": True}), path)
     refused("cannot be resampled: pass its own --input-size", "--input-size=64", "--finetune=" + path)
     torch.save({"model": harms(tmp_path)["mkdir"]}, path)
     refused("which a checkpoint may not", "--finetune=" + path)
@@ -265,7 +265,7 @@ def test_weights_of_32_pixels_help_at_64(family, digits, monkeypatch, tmp_path, 
 
     def learn(name, *words):
         assert main.main([*recipe, "--output-dir=%s" % (tmp_path / name), *words]) == 0, capsys.readouterr().err
-        return store.load(str(tmp_path / name / store.LATEST))["history"][-1]["test_acc1"]
+        return loading.load(str(tmp_path / name / store.LATEST))["history"][-1]["test_acc1"]
 
     learn("small", "--input-size=32", "--epochs=5", "--warmup-epochs=1")
     words = ["--input-size=64", "--epochs=1", "--warmup-epochs=0", "--lr=0.006"]

@@ -120,17 +120,17 @@ def test_a_new_metric_becomes_a_column(small, tmp_path, monkeypatch):
 def test_training_keeps_the_numbers_of_the_best_weights(small, tmp_path):
     out, again = tmp_path / "out", tmp_path / "again.json"
     assert small("--output-dir=%s" % out, "--per-class") == 0
-    kept = json.loads((out / "evaluation.json").read_text())
+    written = json.loads((out / "evaluation.json").read_text())
     summary = json.loads((out / "summary.json").read_text())
-    assert kept["acc1"] == summary["max_accuracy"]
-    assert [row["name"] for row in kept["per_class"]] == ["a", "b"]
-    assert [row["images"] for row in kept["per_class"]] == [2, 3]
+    assert written["acc1"] == summary["max_accuracy"]
+    assert [row["name"] for row in written["per_class"]] == ["a", "b"]
+    assert [row["images"] for row in written["per_class"]] == [2, 3]
     os.unlink(str(out / "evaluation.json"))
     words = ["--eval", "--resume=%s" % out, "--eval-json=%s" % again]
     assert small("--output-dir=%s" % out, *words) == 0
     assert not (out / "evaluation.json").exists()  # only on request
     assert small("--output-dir=%s" % out, "--per-class", *words) == 0
-    assert json.loads(again.read_text()) == json.loads((out / "evaluation.json").read_text()) == kept
+    assert json.loads(again.read_text()) == json.loads((out / "evaluation.json").read_text()) == written
 
 
 def test_a_place_that_cannot_be_written_is_named(small, tmp_path, capsys):

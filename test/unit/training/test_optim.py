@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import engine
-from checkpoints import store
+from checkpoints import loading, store
 from options import parsing
 from runtime.amp import Precision
 from runtime.compat import timm
@@ -86,7 +86,7 @@ def test_every_optimizer_works_or_is_refused(name, tmp_path):
     path = str(tmp_path / "c.pth")
     store.save_as(whole.train(range(3)).run.state_dict(), path)
     cut = Trained(name, 1)
-    cut.run.load_state_dict(store.load(path))
+    cut.run.load_state_dict(loading.load(path))
     whole.train(range(3, 8))
     cut.train(range(3, 8))
     assert torch.isfinite(whole.weights()).all() and (whole.weights() != before).float().mean() > 0.5
@@ -96,7 +96,7 @@ def test_every_optimizer_works_or_is_refused(name, tmp_path):
     assert (slow.train(range(8)).weights() - before).norm() < (whole.weights() - before).norm() / 2
 
 
-# The share of the peak rate after t of 300 epochs by the options' defaults, from where it is no longer warmed up on.
+# The fraction of the peak rate after t of 300 epochs with the options' defaults, after the warm-up.
 SCHEDULES = {
     "cosine": lambda t: 0.01 + 0.99 * (1 + math.cos(math.pi * t / 300)) / 2,
     "tanh": lambda t: 0.01 + 0.99 * (1 - math.tanh((-6 if OLD else -7) + t / 30)) / 2,
@@ -123,8 +123,8 @@ def test_every_schedule_works_or_is_refused(name):
         return
     rate = rate_of("--sched=" + name)
     for epoch in (299, 60, 0, 150, 99, 60):  # of the epoch alone, whatever came before
-        share = SCHEDULES[name](epoch - 1) if epoch else 0.001
-        assert rate.set(epoch) / 0.001 == pytest.approx(share, rel=1e-4), epoch
+        fraction = SCHEDULES[name](epoch - 1) if epoch else 0.001
+        assert rate.set(epoch) / 0.001 == pytest.approx(fraction, rel=1e-4), epoch
 
 
 @pytest.mark.parametrize("name", ["plateau", "none", "Cosine", "onecycle", ""])

@@ -13,7 +13,7 @@ from command_lines import parse
 from recipe import normal, small_mixup
 from small_runs import assert_equal_weights, cut_off, die_in, is_equal, weights
 
-from checkpoints import store
+from checkpoints import loading, store
 from models.smlp import sMLPNet
 from options import parsing
 from pipeline.samplers import PositionBatches, RASampler
@@ -42,7 +42,7 @@ def keys_of(samplers, batch_size, rounds=1, first_batch=0):
     return [[position.key[2:] for position in batch] for batch in order]
 
 
-def test_a_step_of_rounds_has_the_images_of_a_large_batch():
+def test_an_accumulated_step_has_the_images_of_a_large_batch():
     one = [RASampler(range(30), repeats=1)]
     assert sum(keys_of(one, 4, rounds=3), []) == sum(keys_of(one, 12), [])  # 24 of 30: whole steps alone
     two = [RASampler(range(30), 2, rank, repeats=1) for rank in (0, 1)]
@@ -60,7 +60,7 @@ def shift(small, monkeypatch):
     return lambda *words: small(*plain, *words)
 
 
-def test_rounds_equal_a_large_batch_without_batch_normalisation(shift, tmp_path):
+def test_accumulation_equals_a_large_batch_without_batch_normalisation(shift, tmp_path):
     runs = {"12": ["--batch-size=12"], "3 x 4": ["--grad-accum-steps=3"], "2 x 6": ["--batch-size=6"], "4": []}
     runs["2 x 6"].append("--grad-accum-steps=2")
     for name, words in runs.items():
@@ -76,17 +76,17 @@ def test_rounds_equal_a_large_batch_without_batch_normalisation(shift, tmp_path)
     assert distance(weights(tmp_path / "4")["model"], want["model"]) > 1e-4
 
 
-def test_each_round_has_its_own_batch_statistics(small, tmp_path):
-    assert small("--output-dir=%s" % (tmp_path / "rounds"), "--grad-accum-steps=3", "--model-ema-decay=0") == 0
+def test_each_accumulated_batch_has_its_own_statistics(small, tmp_path):
+    assert small("--output-dir=%s" % (tmp_path / "accumulated"), "--grad-accum-steps=3", "--model-ema-decay=0") == 0
     assert small("--output-dir=%s" % (tmp_path / "large"), "--batch-size=12") == 0
-    rounds, large = weights(tmp_path / "rounds"), weights(tmp_path / "large")
+    accumulated, large = weights(tmp_path / "accumulated"), weights(tmp_path / "large")
     tracked = "token_mix.0.0.conv_merge.BN.num_batches_tracked"
-    assert (rounds["model"][tracked].item(), large["model"][tracked].item()) == (9, 3)
-    assert distance(rounds["model"], large["model"]) > 1e-4
+    assert (accumulated["model"][tracked].item(), large["model"][tracked].item()) == (9, 3)
+    assert distance(accumulated["model"], large["model"]) > 1e-4
 
 
 @pytest.mark.parametrize("more", [[], ["--virtual-ranks=2"]], ids=["alone", "virtual ranks"])
-def test_a_stopped_run_of_rounds_goes_on_to_the_same_bits(small, monkeypatch, tmp_path, more):
+def test_a_stopped_run_that_accumulates_resumes_to_the_same_bits(small, monkeypatch, tmp_path, more):
     words = ["--batch-size=1", "--grad-accum-steps=2", "--input-size=64", "--mixup=0", "--cutmix=0", *more]
     words.append("--model-ema-warmup")
     assert small("--output-dir=%s" % (tmp_path / "whole"), *words) == 0
@@ -101,11 +101,11 @@ def test_checkpoint_steps_count_steps(small, tmp_path, monkeypatch, capsys):
     words = ["--batch-size=2", "--grad-accum-steps=2", "--checkpoint-steps=2", "--epochs=2"]
     assert small(*out, *words) == 0
     assert saved == [2, 0, 1, 0]  # steps 2 and 4 of 6 are within an epoch of 3
-    state = store.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["state"]
+    state = loading.load(str(tmp_path / "out" / "checkpoint.pth"))["optimizer"]["state"]
     assert {int(entry["step"]) for entry in state.values()} == {6}
 
 
-def test_rounds_that_cannot_be(small, tmp_path, capsys, monkeypatch):
+def test_accumulation_that_is_refused(small, tmp_path, capsys, monkeypatch):
     assert small("--grad-accum-steps=4") == 2
     assert "--grad-accum-steps 4: an epoch holds 3 batches of 4 images" in capsys.readouterr().err
     words = ["--output-dir=%s" % (tmp_path / "out"), "--batch-size=2"]
@@ -115,7 +115,7 @@ def test_rounds_that_cannot_be(small, tmp_path, capsys, monkeypatch):
     assert "stopped within an epoch: resume with its --grad-accum-steps 2" in capsys.readouterr().err
 
 
-def test_the_images_of_the_bad_round_are_named(small, tmp_path, monkeypatch):
+def test_the_images_of_the_bad_batch_are_named(small, tmp_path, monkeypatch):
     mix, mixed = build.Run.mix, []
 
     def poisoned(run, images, targets):
@@ -125,18 +125,18 @@ def test_the_images_of_the_bad_round_are_named(small, tmp_path, monkeypatch):
     monkeypatch.setattr(build.Run, "mix", poisoned)
     out = tmp_path / "out"
     assert small("--output-dir=%s" % out, "--batch-size=2", "--grad-accum-steps=2", "--print-freq=1") == 1
-    facts = store.load(str(out / store.NOT_FINITE))["not_finite"]
-    draws = RASampler(range(12), repeats=1).indices().tolist()
-    assert (facts["step"], facts["ranks"], facts["indices"]) == (1, [0], {0: draws[6:8]})
+    facts = loading.load(str(out / store.NOT_FINITE))["not_finite"]
+    order = RASampler(range(12), repeats=1).indices().tolist()
+    assert (facts["step"], facts["ranks"], facts["indices"]) == (1, [0], {0: order[6:8]})
     mixed.clear()
     assert small("--output-dir=%s" % (tmp_path / "skip"), "--grad-accum-steps=3", "--on-nonfinite=skip") == 0
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "skip")["model"].values())
 
 
-# ---- the average's warm-up
+# ---- warm-up of the EMA
 
 
-def test_the_average_warms_up():
+def test_the_ema_warms_up():
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
     average, want = Ema(model, 0.5, warms_up=True), 0.0
@@ -228,8 +228,8 @@ def mixing_run(mode):
 def test_mixing_follows_from_the_position(mode):
     run = mixing_run(mode)
 
-    def mixed(*place, memory_format=torch.contiguous_format):
-        run.seed_step(*place)
+    def mixed(*position, memory_format=torch.contiguous_format):
+        run.seed_step(*position)
         return run.mix(normal("mixup", (8, 3, 32, 32)).contiguous(memory_format=memory_format), torch.arange(8))
 
     first = mixed(1, 5, 2)
@@ -241,28 +241,28 @@ def test_mixing_follows_from_the_position(mode):
     assert first[1].sum(dim=1).numpy() == pytest.approx(1, abs=1e-5)
 
 
-def shares(targets):
+def fractions(targets):
     """How much of each of 8 samples is its own, of targets without smoothing."""
     return targets[torch.arange(8), torch.arange(8)].numpy().round(5)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_a_way_of_mixing_shares_out(mode):
-    """One share for the batch, one for each pair, or one for each picture; seen on several draws."""
+def test_how_many_fractions_a_way_of_mixing_has(mode):
+    """One fraction for the batch, one for each pair, or one for each image, over several samples."""
     mixup = small_mixup(mode)
     mixup.label_smoothing = 0.0
     counts = []
     for seed in range(8):
         numpy.random.seed(seed)
         _, targets = mixup(normal("mixup", (8, 3, 32, 32)), torch.arange(8))
-        own = shares(targets)
+        own = fractions(targets)
         counts.append(len(set(own)))
         if mode == "pair":
             assert (own == own[::-1]).all()
     assert max(counts) == {"batch": 1, "pair": 4, "elem": 8}[mode]
 
 
-def test_each_way_of_mixing_trains_and_goes_on(small, monkeypatch, tmp_path):
+def test_each_way_of_mixing_trains_and_resumes(small, monkeypatch, tmp_path):
     states = {}
     for mode in MODES:
         words = ["--mixup-mode=" + mode, "--epochs=2"]

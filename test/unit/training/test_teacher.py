@@ -10,7 +10,7 @@ from hostile import harms
 from recipe import golden, normal
 from small_runs import assert_equal_weights, cut_off, is_equal, weights
 
-from checkpoints import store
+from checkpoints import loading
 from runtime.compat import create_model
 from runtime.errors import UserError
 from training import build, losses, teacher
@@ -79,7 +79,7 @@ def test_each_option_of_distillation_has_its_effect(taught, tmp_path):
     log = (tmp_path / "hard" / "train_0.log").read_text()
     assert re.search("teacher +smlpnet_tiny, hard", log)
     assert "--teacher-path has no effect" in (tmp_path / "none" / "train_0.log").read_text()
-    loaded = store.load(str(tmp_path / "hard" / "checkpoint.pth"))
+    loaded = loading.load(str(tmp_path / "hard" / "checkpoint.pth"))
     assert not any("teacher" in name for name in loaded["model"])
 
 
@@ -117,7 +117,7 @@ def test_the_teacher_sees_the_mixed_images_in_evaluation_mode(taught, monkeypatc
 def test_a_teacher_that_says_nonsense_ends_the_run(taught, tmp_path, capsys):
     small, words = taught
     path = str(tmp_path / "teacher" / "best.pth")
-    loaded = store.load(path)
+    loaded = loading.load(path)
     loaded["model"]["mlp_head.0.bias"].fill_(float("nan"))
     torch.save(loaded, path)
     capsys.readouterr()
@@ -127,7 +127,7 @@ def test_a_teacher_that_says_nonsense_ends_the_run(taught, tmp_path, capsys):
 
 def test_teachers_that_are_refused(taught, tmp_path, capsys):
     small, words = taught
-    words, loaded = [*words, "--distillation-type=soft"], store.load(str(tmp_path / "teacher" / "best.pth"))
+    words, loaded = [*words, "--distillation-type=soft"], loading.load(str(tmp_path / "teacher" / "best.pth"))
     other, harm = str(tmp_path / "other.pth"), str(tmp_path / "harm.pth")
     loaded["model"]["mlp_head.0.weight"] = torch.zeros(7, 128)
     torch.save(loaded, other)

@@ -123,7 +123,7 @@ def test_logits_after_training(fast_run):
     numpy.testing.assert_allclose(eval_logits(fast_run.model), want, rtol=0, atol=2e-3)
 
 
-def test_average_of_the_weights(fast_run):
+def test_ema_weights(fast_run):
     want = GOLDEN["runs"]["constant_lr_1e_3"]["ema_decay_0.99996"]
     numpy.testing.assert_allclose(eval_logits(fast_run.ema.module), want["eval_logits"], rtol=0, atol=2e-5)
     entries = list(fast_run.ema.state_dict().values())

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections import namedtuple
 
-from runtime.binding import usable_cores
+from runtime.affinity import usable_cores
 from runtime.errors import UserError
 
 Launch = namedtuple("Launch", "rank world_size local_rank local_world_size")
@@ -17,18 +17,18 @@ def read_launch(environ, local_rank=None):
     `local_rank` is the option of the same name, which torch.distributed.launch passes instead of LOCAL_RANK.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
-        rank, world_size = integer(environ, "RANK"), integer(environ, "WORLD_SIZE", least=1)
+        rank, world_size = int_variable(environ, "RANK"), int_variable(environ, "WORLD_SIZE", least=1)
         if "LOCAL_RANK" in environ:
-            local_rank = integer(environ, "LOCAL_RANK")
+            local_rank = int_variable(environ, "LOCAL_RANK")
         elif local_rank is None:
             local_rank = rank
         # torch.distributed.launch of torch 1.x does not say how many processes this machine has
-        local_world_size = integer(environ, "LOCAL_WORLD_SIZE", 0) or None
-    elif integer(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
-        rank, world_size = integer(environ, "SLURM_PROCID"), integer(environ, "SLURM_NTASKS")
-        local_rank = integer(environ, "SLURM_LOCALID", rank)
-        tasks_a_node = -(-world_size // integer(environ, "SLURM_NNODES", 1, least=1))
-        local_world_size = integer(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node, least=1)
+        local_world_size = int_variable(environ, "LOCAL_WORLD_SIZE", 0) or None
+    elif int_variable(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
+        rank, world_size = int_variable(environ, "SLURM_PROCID"), int_variable(environ, "SLURM_NTASKS")
+        local_rank = int_variable(environ, "SLURM_LOCALID", rank)
+        tasks_a_node = -(-world_size // int_variable(environ, "SLURM_NNODES", 1, least=1))
+        local_world_size = int_variable(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node, least=1)
     else:
         return Launch(0, 1, local_rank or 0, 1)
     if not rank < world_size:
@@ -37,7 +37,7 @@ def read_launch(environ, local_rank=None):
     return Launch(rank, world_size, local_rank, local_world_size)
 
 
-def integer(environ, name, default=None, least=0, most=10**6):
+def int_variable(environ, name, default=None, least=0, most=10**6):
     """The integer in the variable `name`; UserError where it has none within the limits."""
     value = environ.get(name, default)
     try:
@@ -50,14 +50,14 @@ def integer(environ, name, default=None, least=0, most=10**6):
     return number
 
 
-def default_slurm_rendezvous(environ):
+def set_slurm_rendezvous(environ):
     """Fill in MASTER_ADDR and MASTER_PORT, which Slurm does not set, so that all tasks of a job agree."""
     if "SLURM_PROCID" not in environ or "RANK" in environ:
         return
     if "MASTER_ADDR" not in environ:
         nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
         environ["MASTER_ADDR"] = _first_host(nodes)
-    environ.setdefault("MASTER_PORT", str(20000 + integer(environ, "SLURM_JOB_ID", 0, most=2**63) % 20000))
+    environ.setdefault("MASTER_PORT", str(20000 + int_variable(environ, "SLURM_JOB_ID", 0, most=2**63) % 20000))
 
 
 def _first_host(nodes):
@@ -71,7 +71,7 @@ def _first_host(nodes):
     return nodes.split(",")[0]
 
 
-def cores_of_a_process(environ, launch):
+def cores_per_process(environ, launch):
     """The processor cores for one process: its own where it is bound to some, else its part of them all."""
     usable = usable_cores()
     bound = usable < (os.cpu_count() or 1) or ("SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ)

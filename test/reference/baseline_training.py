@@ -11,7 +11,7 @@ EMA_DECAY = 0.99996
 LR = 5e-4
 
 
-class PlainEma:
+class BaselineEma:
     """The average of every entry of the state dict, one tensor after the other, as timm's ModelEma computes it."""
 
     def __init__(self, model, decay=EMA_DECAY):
@@ -32,7 +32,7 @@ def soft_target_loss(logits, targets):
     return torch.sum(-targets * functional.log_softmax(logits, dim=-1), dim=-1).mean()
 
 
-def plain_optimizer(model, lr=LR, weight_decay=0.05):
+def baseline_optimizer(model, lr=LR, weight_decay=0.05):
     """torch's AdamW in two groups: biases and 1-d parameters do not decay."""
     parameters = list(model.parameters())
     decayed = [parameter for parameter in parameters if parameter.dim() > 1]
@@ -41,7 +41,7 @@ def plain_optimizer(model, lr=LR, weight_decay=0.05):
     return torch.optim.AdamW(groups, lr=lr)
 
 
-def plain_step(model, optimizer, ema, device, autocast=contextlib.nullcontext, scaler=None):
+def baseline_step(model, optimizer, ema, device, autocast=contextlib.nullcontext, scaler=None):
     """A function (images, targets) -> loss that takes one training step.
 
     `images` (B, 3, S, S) are float32 and, like the soft `targets` (B, classes), on the device, mixed by timm before.

@@ -42,7 +42,7 @@ class StopSignals:
             self.number, self.received_at = int(number), time.monotonic()
             if self.announce:
                 self.announce(
-                    "%s: stopping at the next step that all agree on; again to stop at once" % name_of(number)
+                    "%s: stopping at the next step that all agree on; again to stop at once" % signal_name(number)
                 )
 
     def votes(self):
@@ -50,7 +50,7 @@ class StopSignals:
         return [float(self.number == getattr(signal, name)) for name in NAMES]
 
 
-def elected(votes):
+def agreed_signal(votes):
     """The signal that the `votes`, added up over the ranks, speak for; 0 where none came."""
     for name, count in zip(NAMES, votes):
         if count > 0:
@@ -58,19 +58,19 @@ def elected(votes):
     return 0
 
 
-def name_of(number):
+def signal_name(number):
     """SIGTERM for 15."""
     return signal.Signals(number).name
 
 
-def leave_to_parent(_worker_id):
+def ignore_stop_signals(_worker_id):
     """Ignore them in a loader's process, which a terminal or a scheduler signals too: its parent still needs batches,
-    and ends it by `end_loaders`."""
+    and ends it by `end_loader_processes`."""
     for name in NAMES:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def end_loaders():
+def end_loader_processes():
     """End the loader processes that are left when this process ends; they hold nothing that could be lost."""
     for process in multiprocessing.active_children():
         process.kill()

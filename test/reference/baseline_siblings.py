@@ -11,7 +11,7 @@ from models import shiftvit, spach
 from runtime.compat import create_model
 
 
-class PlainSpatialMLP(spach.SpatialMLP):
+class BaselineSpatialMLP(spach.SpatialMLP):
     """Linear layers over the tokens, which are brought to the last axis and back."""
 
     def forward(self, x):
@@ -21,7 +21,7 @@ class PlainSpatialMLP(spach.SpatialMLP):
         return x.transpose(1, 2)
 
 
-class PlainSpatialAttention(spach.SpatialAttention):
+class BaselineSpatialAttention(spach.SpatialAttention):
     """softmax(q k^T / sqrt(d)) v for each head (Vaswani et al., arXiv 1706.03762)."""
 
     def forward(self, x):
@@ -33,21 +33,21 @@ class PlainSpatialAttention(spach.SpatialAttention):
         return self.proj((weights @ value).transpose(1, 2).reshape(batch, tokens, dim))
 
 
-class PlainPositionalConv(spach.PositionalConv):
+class BaselinePositionalConv(spach.PositionalConv):
     """Tokens to an image, a depthwise convolution, and back."""
 
     def forward(self, x):
         return _to_tokens(self.net["1"](_to_image(x, self.side)))
 
 
-class PlainDownsample(spach.Downsample):
+class BaselineDownsample(spach.Downsample):
     """Tokens to an image, a convolution of stride 2, a norm, and back."""
 
     def forward(self, x):
         return _to_tokens(self.net["1"](_to_image(x, 2 * self.side)))
 
 
-class PlainMixingBlock(spach.MixingBlock):
+class BaselineMixingBlock(spach.MixingBlock):
     """The branches, each with its drop path."""
 
     def forward(self, x):
@@ -58,7 +58,7 @@ class PlainMixingBlock(spach.MixingBlock):
         return mixed + self.drop_path(self.channel_func(self.norm2(mixed)))
 
 
-class PlainSpach(spach.Spach):
+class BaselineSpach(spach.Spach):
     """Stem, norm, blocks, norm, mean, head."""
 
     def forward(self, x):
@@ -77,7 +77,7 @@ def _to_image(x, side):
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], side, side)
 
 
-class PlainConvMLP(shiftvit.ConvMLP):
+class BaselineConvMLP(shiftvit.ConvMLP):
     """1x1 convolutions."""
 
     def forward(self, x):
@@ -85,7 +85,7 @@ class PlainConvMLP(shiftvit.ConvMLP):
         return self.drop(self.fc2(x))
 
 
-class PlainShiftBlock(shiftvit.ShiftBlock):
+class BaselineShiftBlock(shiftvit.ShiftBlock):
     """A new image that the shifted channels are written into, then the MLP's branch."""
 
     def forward(self, x):
@@ -98,7 +98,7 @@ class PlainShiftBlock(shiftvit.ShiftBlock):
         return moved + self.drop_path(self.mlp(self.norm2(moved)))
 
 
-class PlainShiftViT(shiftvit.ShiftViT):
+class BaselineShiftViT(shiftvit.ShiftViT):
     """Embedding, norm, stages with their downsampling, norm, mean, head."""
 
     def forward(self, x):
@@ -111,21 +111,21 @@ class PlainShiftViT(shiftvit.ShiftViT):
         return self.head(functional.adaptive_avg_pool2d(self.norm(x), 1).flatten(1))
 
 
-PLAIN = (
-    *(PlainSpatialMLP, PlainSpatialAttention, PlainPositionalConv, PlainDownsample, PlainMixingBlock, PlainSpach),
-    *(PlainConvMLP, PlainShiftBlock, PlainShiftViT),
+BASELINE = (
+    *(BaselineSpatialMLP, BaselineSpatialAttention, BaselinePositionalConv, BaselineDownsample, BaselineMixingBlock, BaselineSpach),
+    *(BaselineConvMLP, BaselineShiftBlock, BaselineShiftViT),
 )
 
 
-def plain(model):
+def as_baseline(model):
     """`model`, a Spach or ShiftViT, made to compute in the plain way."""
-    kinds = {kind.__bases__[0]: kind for kind in PLAIN}
+    kinds = {kind.__bases__[0]: kind for kind in BASELINE}
     for module in model.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]
     return model
 
 
-def plain_sibling(name, **keywords):
+def baseline_sibling(name, **keywords):
     """The plain formulation of the model `name` of SPACH or ShiftViT."""
-    return plain(create_model(name, **keywords))
+    return as_baseline(create_model(name, **keywords))

@@ -11,7 +11,7 @@ import uuid
 POLL_SECONDS = 0.05
 
 
-def agree_on_round(store, rank, world_size, timeout_s):
+def agree_on_prefix(store, rank, world_size, timeout_s):
     """A name that exactly the `world_size` processes of this start agree on; RuntimeError after `timeout_s`.
 
     Each leaves a token. The first publishes the tokens that it sees, until every process confirms to have found its own

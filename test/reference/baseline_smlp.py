@@ -16,7 +16,7 @@ WIDTHS_AND_DEPTHS = {
 }
 
 
-class PlainDepthwise(nn.Module):
+class BaselineDepthwise(nn.Module):
     """BatchNorm2d, GELU, depthwise Conv2d 3x3: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, dim):
@@ -32,7 +32,7 @@ class PlainDepthwise(nn.Module):
         return self.conv_merge.Conv(x)
 
 
-class PlainSparseMLP(nn.Module):
+class BaselineSparseMLP(nn.Module):
     """Tokens of each row, tokens of each column, and the input, fused (paper, section 3.2)."""
 
     def __init__(self, side, dim):
@@ -55,7 +55,7 @@ class PlainSparseMLP(nn.Module):
         return self.fuse(torch.cat([x, rows, columns], dim=1))
 
 
-class PlainFeedForward(nn.Module):
+class BaselineFeedForward(nn.Module):
     """Linear, GELU, dropout, Linear, dropout over the last axis."""
 
     def __init__(self, dim, hidden_dim, drop_rate):
@@ -83,7 +83,7 @@ class Permuted(nn.Module):
         return x.permute(*self.axes)
 
 
-class PlainSMLPNet(nn.Module):
+class BaselineSMLPNet(nn.Module):
     """(B, 3, image_size, image_size) -> (B, num_classes); the arguments are as for models.smlp.sMLPNet."""
 
     def __init__(
@@ -106,12 +106,12 @@ class PlainSMLPNet(nn.Module):
             embedding = nn.Conv2d(incoming, width, kernel_size=stride, stride=stride, bias=False)
             self.to_patch_embedding.append(nn.Sequential(embedding))
             for _ in range(depth):
-                self.token_mix.append(nn.Sequential(PlainDepthwise(width), PlainSparseMLP(side, width)))
+                self.token_mix.append(nn.Sequential(BaselineDepthwise(width), BaselineSparseMLP(side, width)))
                 self.channel_mix.append(
                     nn.Sequential(
                         Permuted(0, 2, 3, 1),
                         nn.LayerNorm(width),
-                        PlainFeedForward(width, alpha * width, drop_rate),
+                        BaselineFeedForward(width, alpha * width, drop_rate),
                         Permuted(0, 3, 1, 2),
                     )
                 )
@@ -132,6 +132,6 @@ class PlainSMLPNet(nn.Module):
         return self.mlp_head(x.mean(dim=(2, 3)))
 
 
-def plain_model(name, **kwargs):
+def baseline_model(name, **kwargs):
     """The plain formulation of the model `name`; KeyError for a name that there is none of."""
-    return PlainSMLPNet(**dict(WIDTHS_AND_DEPTHS[name], **kwargs))
+    return BaselineSMLPNet(**dict(WIDTHS_AND_DEPTHS[name], **kwargs))

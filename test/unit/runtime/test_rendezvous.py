@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from runtime.rounds import agree_on_round
+from runtime.rendezvous import agree_on_prefix
 
 
 class Store:
@@ -31,7 +31,7 @@ def start(store, ranks, delays, world_size=3):
 
     def join(rank, delay):
         time.sleep(delay)
-        names[rank] = agree_on_round(store, rank, world_size, 10)
+        names[rank] = agree_on_prefix(store, rank, world_size, 10)
 
     for rank, delay in zip(ranks, delays):
         threads.append(threading.Thread(target=join, args=(rank, delay)))
@@ -59,12 +59,12 @@ def test_a_process_that_does_not_come_is_not_replaced_by_an_earlier_one():
         helper = threading.Thread(target=_ignore, args=(store, others[1]))
         helper.start()
         with pytest.raises(RuntimeError, match="timed out"):
-            agree_on_round(store, others[0], 3, 0.5)
+            agree_on_prefix(store, others[0], 3, 0.5)
         helper.join()
 
 
 def _ignore(store, rank):
     try:
-        agree_on_round(store, rank, 3, 0.5)
+        agree_on_prefix(store, rank, 3, 0.5)
     except RuntimeError:
         pass

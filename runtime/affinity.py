@@ -16,12 +16,12 @@ def bind_cores(local_rank, processes):
     if not hasattr(os, "sched_setaffinity"):
         return None
     usable = sorted(os.sched_getaffinity(0))
-    share = share_of(local_rank, processes, {cpu: _place_of(cpu) for cpu in usable})
+    share = cores_of(local_rank, processes, {cpu: _place_of(cpu) for cpu in usable})
     os.sched_setaffinity(0, share)
     return share
 
 
-def share_of(local_rank, processes, places):
+def cores_of(local_rank, processes, places):
     """The logical processors of one of `processes`, given {processor: (package, core)}.
 
     Neighbouring physical cores go to one process, with all their hardware threads, and a package is cut only if it must

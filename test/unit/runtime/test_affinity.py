@@ -7,7 +7,7 @@ import sys
 import pytest
 from paths import ROOT
 
-from runtime.binding import share_of
+from runtime.affinity import cores_of
 
 # Two packages of two cores with two hardware threads each, numbered as Linux does.
 SERVER = {cpu: (cpu % 4 // 2, cpu % 2) for cpu in range(8)}
@@ -25,12 +25,12 @@ SERVER = {cpu: (cpu % 4 // 2, cpu % 2) for cpu in range(8)}
     ],
 )
 def test_shares(processes, shares):
-    assert [share_of(rank, processes, SERVER) for rank in range(processes)] == shares
+    assert [cores_of(rank, processes, SERVER) for rank in range(processes)] == shares
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind processes to cores")
 def test_a_process_is_bound():
-    code = "import os; from runtime.binding import bind_cores; print(bind_cores(%d, 2), os.sched_getaffinity(0))"
+    code = "import os; from runtime.affinity import bind_cores; print(bind_cores(%d, 2), os.sched_getaffinity(0))"
     printed = []
     for rank in range(2):
         root = ROOT
