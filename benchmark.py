@@ -1,80 +1,85 @@
-"""Measure this code beside its plain formulation: `python benchmark.py COMMAND [--output DIR]`, COMMAND as below.
+"""Measure this code beside its baseline: `python benchmark.py COMMAND [--output DIR]`, COMMAND as below.
 
-docs/BENCHMARKS.md says what each command measures and how to read its rows.
+docs/MEASUREMENTS.md explains what each command measures and how to read its rows.
 """
+
+from __future__ import annotations
 
 import importlib
 import os
 import sys
+from typing import Sequence
 
-import torch
-
-import models  # noqa: F401 - registers the models with timm
+from benchmarks import arguments
 from options.command_line import Parser
-from runtime.errors import RunError, UserError, did_you_mean, printable
+from runtime.errors import UserError, did_you_mean, reason
+from runtime.programs import run_program, slow_imports
 
 COMMANDS = {
-    "step": "training and evaluation steps a second",
-    "data": "images a second that the loaders deliver",
-    "e2e": "images a second of whole epochs, from files to weights",
-    "start": "seconds until a run takes its first step",
-    "ledger": "memory that a step moves, by operator, counted without a device",
-    "scale": "images a second of several processes beside one",
-    "project": "images a second to expect of many cards, computed from one",
+    "step": ("training and evaluation steps a second", arguments.add_step),
+    "data": ("images a second that the loaders deliver", arguments.add_data),
+    "e2e": ("images a second of whole epochs, from files to weights", arguments.add_e2e),
+    "start": ("seconds until a run takes its first step", arguments.add_start),
+    "ledger": ("memory that a step moves, by operator, counted without a device", arguments.add_ledger),
+    "scale": ("images a second of several processes beside one", arguments.add_scale),
+    "parity": ("accuracy that this code and the baseline reach, over many seeds", arguments.add_parity),
 }
 
 
-def run(argv):
-    """Do what the command line `argv` asks for: measure, print the table, and write it where --output says."""
+def run(argv: Sequence[str]) -> int:
+    """Measure what the command line `argv` asks for, print the results, and write them to --output."""
+    names = ", ".join(COMMANDS)
     if not argv:
-        raise UserError("no command is given; choose from %s, or see --help" % ", ".join(COMMANDS))
+        raise UserError("no command is given; choose from %s, or see --help" % names)
     if argv[0] in ("-h", "--help"):
         print("usage: benchmark.py COMMAND [--output DIR] [OPTION...]; COMMAND --help shows its options\n")
-        print("\n".join("  %-8s%s" % row for row in COMMANDS.items()))
-        return
+        print("\n".join("  %-8s%s" % (name, text) for name, (text, _) in COMMANDS.items()))
+        return 0
     name = argv[0]
     if name not in COMMANDS:
-        near = did_you_mean(name, COMMANDS)
-        raise UserError("%s is no command; choose from %s%s" % (name, ", ".join(COMMANDS), near))
-    if not hasattr(torch, "compile"):
-        raise UserError("%s: the benchmarks need torch 2.1 or newer" % name)
-    try:
-        module = importlib.import_module("benchmarks." + name)
-        from benchmarks import report
-    except ImportError as error:
-        raise UserError("%s: something that it needs is not installed: %s" % (name, error)) from None
-    parser = Parser("benchmark.py " + name, description="Measure %s." % COMMANDS[name], allow_abbrev=False)
-    parser.add_argument("--output", metavar="DIR", help="write NAME.json and NAME.png there (default: print only)")
-    module.add_arguments(parser)
+        raise UserError("unknown command %s; choose from %s%s" % (name, names, did_you_mean(name, COMMANDS)))
+    text, add_arguments = COMMANDS[name]
+    parser = Parser("benchmark.py " + name, description="Measure %s." % text, allow_abbrev=False)
+    help_text = "write NAME.json and NAME.png there" + ("" if name == "parity" else " (default: print only)")
+    parser.add_argument("--output", metavar="DIR", help=help_text)
+    add_arguments(parser)
     options = parser.parse_args(argv[1:])
     if options.output is not None:
         prepare(options.output)
-    rows = module.run(options)
-    report.publish(name, ["benchmark.py"] + argv, rows, options.output)
+    with slow_imports():
+        module, report = _import(name)
+    result = module.run(options)
+    if name == "parity":  # it writes its own results
+        return result
+    report.publish(name, ["benchmark.py", *argv], result, options.output)
+    return 0
 
 
-def prepare(folder):
-    """Make the folder of --output; UserError where nothing can be written there, before hours have been measured."""
+def _import(name):
+    """Return the module of a command, and benchmarks.report; UserError where a package is missing or too old."""
+    try:
+        import torch
+
+        if not hasattr(torch, "compile"):
+            raise UserError("%s: the benchmarks need torch 2.1 or newer" % name)
+        return importlib.import_module("benchmarks." + name), importlib.import_module("benchmarks.report")
+    except ImportError as error:
+        raise UserError("%s: a package that it needs is not installed: %s" % (name, reason(error))) from None
+
+
+def prepare(folder: str) -> None:
+    """Make the folder of --output; UserError where nothing can be written there, before hours of measurement."""
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UserError("--output %s: %s" % (folder, error.strerror)) from None
+        raise UserError("--output %s: %s" % (folder, reason(error))) from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError("--output %s: no permission to write there" % folder)
 
 
-def main(argv=None):
-    """Run and return the exit status: 0; 2 for bad input; 1 for a measurement that failed; 130 after Ctrl-C."""
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (UserError, RunError) as error:
-        is_bad_input = isinstance(error, UserError)
-        sys.stderr.write("benchmark.py: %s: %s\n" % ("error" if is_bad_input else "failed", printable(str(error))))
-        return 2 if is_bad_input else 1
-    except KeyboardInterrupt:
-        sys.stderr.write("benchmark.py: interrupted; nothing is written\n")
-        return 130
-    return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and return the exit status, as of runtime.programs.run_program."""
+    return run_program("benchmark.py", run, argv, interrupted="interrupted; nothing is written")
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ class ImageFolder(Dataset):
 def build_loaders(options: Options, ranks: Ranks, classes: Sequence[str] | None = None) -> Loaders:
     """Return the Loaders of `--data-path` for this rank; train is None with `--eval` or `--throughput`.
 
-    `classes` are a checkpoint's class names where it has them; otherwise those of the folder count. UserError where a folder
-    is missing or empty, or where val/ has a class that is not among them.
+    `classes` are the class names of a checkpoint that has them; otherwise those of the folder count. UserError where a
+    folder is missing or empty, or where val/ has a class that is not among them.
     """
     evaluates_only = not options.trains
     train_folder, val_folder = (os.path.join(options.data_path, part) for part in ("train", "val"))

@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
         from runtime import exporting
     if options.format == "onnx":
         for package in ("onnx", "onnxruntime"):  # reported before minutes are spent
-            exporting.need(package, "--format onnx")
+            exporting.require_package(package, "--format onnx")
     network = weights.load_model(options.checkpoint, options.ema, options.token_layout)
     print("found    " + weights.describe(network.info, network.checkpoint))
     for line in weights.caveats(network.info, options.ema, network.has_names):

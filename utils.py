@@ -1,4 +1,4 @@
-"""The log, text for people, and files that are written whole or not at all."""
+"""The log, text for people, files written atomically, and digests of files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from tqdm import tqdm
 
 from runtime.errors import UserError
 
+TEMPORARY = ".spach-smlp.%s.tmp"  # the files of `replacing`
 PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
 
-# Values of `extra` for a logger's methods; a line without them is for everybody.
-IN_FULL = {"reader": "log"}  # in the reference's format: for the log file, and for stdout unless it is a terminal
-FOR_TERMINAL = {"reader": "terminal"}  # in its place on a terminal
+# Values of `extra` for a logger's methods; a line without them is written everywhere.
+IN_FULL = {"reader": "log"}  # in the reference's format, for the log file, and for stdout unless it is a terminal
+FOR_TERMINAL = {"reader": "terminal"}  # the line that replaces it on a terminal
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines on stdout that leave a progress bar intact; a closed stdout (a terminal that is gone) ends no run."""
+    """Handler that writes to stdout around a progress bar; a closed stdout (of a lost terminal) ends no run."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -36,11 +37,11 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _LogFileHandler(logging.FileHandler):
-    """Lines in a file; a full disk is reported once, and ends no run."""
+    """Handler that writes to a file; a full disk is reported once, and ends no run."""
 
     is_full = False
 
-    def _open(self):  # a file's name may be no text
+    def _open(self):  # the names of files in a line may not be text
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
@@ -53,7 +54,7 @@ class _LogFileHandler(logging.FileHandler):
 
 
 class _TerminalFormatter(logging.Formatter):
-    """A line after the time of day; a warning or an error after its level, too."""
+    """Formatter that puts the time of day before a line, and the level before that of a warning or an error."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -72,7 +73,7 @@ def open_log(name: str, is_main: bool) -> logging.Logger:
         handler.close()
     logger.setLevel(logging.INFO if is_main else logging.ERROR)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # the names of files may not be text
     if not is_main:
         logger.addHandler(logging.NullHandler())
     elif _is_read_on_a_terminal():
@@ -108,7 +109,7 @@ def _add_handler(handler: logging.Handler, formatter: logging.Formatter, hides: 
 
 
 def write_text(path: str, text: str) -> None:
-    """Replace the file `path` by `text`, whole or not at all; the message of an OSError names the file."""
+    """Replace the file `path` by `text` atomically; the message of an OSError names the file."""
     try:
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
@@ -131,7 +132,7 @@ def append_missing_rows(path: str, rows: list[dict[str, Any]]) -> None:
         try:
             known.add(json.loads(line)["epoch"])
         except (ValueError, KeyError, TypeError):
-            continue  # half a line, from a machine that went down: kept, but not counted
+            continue  # an incomplete line, of a machine that crashed: kept, but not counted
     lines += [json.dumps(row) for row in rows if row["epoch"] not in known]
     write_text(path, "".join(line + "\n" for line in lines))
 
@@ -153,11 +154,11 @@ def check_target(path: str, force: bool) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str, force: bool = True) -> Iterator[str]:
-    """Yield the name of a file to write, beside `path`, which replaces `path` in the end; it is deleted on an error.
+    """Yield the name of a temporary file, to be written, which replaces `path` on exit; it is deleted on an error.
 
-    Nobody else's file bears that name. Without `force`, UserError if `path` has come into being meanwhile.
+    Its unique name is in the folder of `path`. Without `force`, UserError if `path` exists by then.
     """
-    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), ".%s.tmp" % uuid.uuid4().hex)
+    temporary = os.path.join(os.path.dirname(os.path.abspath(path)), TEMPORARY % uuid.uuid4().hex)
     try:
         yield temporary
         if not force:
@@ -169,9 +170,10 @@ def replacing(path: str, force: bool = True) -> Iterator[str]:
 
 
 def remove_leftovers(folder: str) -> None:
-    """Delete the files of `replacing` that a killed process has left in `folder`."""
+    """Delete the temporary files of `replacing` that a killed process has left in `folder`."""
+    prefix, suffix = TEMPORARY.split("%s")
     for name in os.listdir(folder):
-        if re.fullmatch(r"\.[0-9a-f]{32}\.tmp", name):
+        if re.fullmatch("%s[0-9a-f]{32}%s" % (re.escape(prefix), re.escape(suffix)), name):
             os.unlink(os.path.join(folder, name))
 
 
@@ -182,7 +184,7 @@ def sync_file(path: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Wait until the names in the folder are on the disk, where its file system can do that."""
+    """Wait until the names in the folder are on the disk, if its file system supports that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,18 +1,22 @@
-"""Images a second of the loaders: on one core, as each of a loader's processes works, and through N processes.
+"""Images a second of the loaders: on one core, as each loader process works, and through N processes.
 
 The baseline is the published pipeline: Pillow and timm to a normalised float32 tensor, torch's collate, every image
 decoded for each of its three repetitions.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import tempfile
+from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 import datasets
 from benchmarks import photos, timing
+from benchmarks.report import Row
 from options import parsing
 from pipeline import index, reading
 from pipeline.batches import collate
@@ -20,136 +24,144 @@ from pipeline.samplers import Position, PositionBatches, RASampler
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
 
+if TYPE_CHECKING:
+    import argparse
+
+    from options.parsing import Options
+
 MOST_COMPARED = 300  # images for the PSNR
 
 
-def add_arguments(parser):
-    parser.add_argument("--data-path", metavar="DIR", help="with train/ and val/ (default: 300 photos made here)")
-    parser.add_argument("--batch-size", type=int, default=56)
-    parser.add_argument("--input-size", type=int, default=224)
-    parser.add_argument("--num-workers", type=int, default=2, help="of the second table (default: 2; 0 leaves it out)")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each setting in a round (default: 2)")
+class Pipeline(NamedTuple):
+    """A way from files to batches."""
+
+    dataset: Any
+    join_batch: Callable[[list[Any]], Any]
+    repeats: int = 1  # how often in a row an image is asked for
 
 
-def run(args):
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as made:
-        if not args.data_path:
-            photos.write_photos(made)
-        root = args.data_path or made
-        rows = _rates(args, root, is_train=True) + _rates(args, root, is_train=False)
-        return rows + _closeness(args, root)
-
-
-class Published(Dataset):
+class PublishedImages(Dataset):
     """The published pipeline over the same images."""
 
-    def __init__(self, images, transform):
+    def __init__(self, images: Sequence[tuple[str, int]], transform: Callable[[Any], Any]) -> None:
         self.images, self.transform = images, transform
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: Any) -> tuple[Any, int]:
         number, key = position if isinstance(position, tuple) else (position, None)
         path, target = self.images[number]
-        picture = reading.read_image(path)
+        image = reading.read_image(path)
         if key is not None:
             seed_host(position_seed("sample", *key))
-        return self.transform(picture), target
+        return self.transform(image), target
 
 
-def _options(args, root, *words):
-    words = ["--data-path=" + root, "--input-size=%d" % args.input_size, "--num-workers=0", *words]
-    return parsing.parse(words)
+class EndlessBatches:
+    """The batches of positions of a sampler, epoch after epoch."""
 
+    def __init__(self, pipeline: Pipeline, batch_size: int) -> None:
+        self.batches = PositionBatches([RASampler(pipeline.dataset, repeats=pipeline.repeats)], batch_size)
 
-def _images(root, part):
-    folder = "%s/%s" % (root, part)
-    return index.list_images(folder, reading.list_classes(folder))
-
-
-def _rates(args, root, is_train):
-    name, images = ("train", _images(root, "train")) if is_train else ("eval", _images(root, "val"))
-    if len(images) < args.batch_size:
-        raise UserError("--batch-size %d: %s/ has only %d images" % (args.batch_size, name, len(images)))
-    fast = _options(args, root, "--loader=fast")
-    exact = datasets.build_transform(fast, is_train)
-    sets = {
-        "published": (Published(images, exact), default_collate, 1),
-        "exact": (datasets.image_folder(images, _options(args, root), is_train), collate, 1),
-        "fast": (datasets.image_folder(images, fast, is_train), collate, 1),
-    }
-    if is_train:
-        for loader in ("exact", "fast"):
-            sets[loader + ", decoded once for three"] = sets[loader][:2] + (3,)
-    works = {key: _one_core(args, *value) for key, value in sets.items()}
-    rows = _rows(works, args, name + " on one core")
-    if args.num_workers:
-        works = {key: _processes(args, *value) for key, value in sets.items()}
-        rows += _rows(works, args, "%s through %d processes" % (name, args.num_workers))
-    return rows
-
-
-def _rows(works, args, name):
-    rates = timing.summary(timing.alternate(works, args.rounds, args.seconds), "published")
-    return [timing.row("%s: %s" % (name, key), "images/s", values) for key, values in rates.items()]
-
-
-class Endless:
-    """Batch after batch of what a sampler asks for, epoch after epoch."""
-
-    def __init__(self, args, dataset, repeats):
-        self.batches = PositionBatches([RASampler(dataset, repeats=repeats)], args.batch_size)
-
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[Position]]:
         for epoch in itertools.count():
             self.batches.set_epoch(epoch)
             yield from self.batches
 
 
-def _one_core(args, dataset, join_batch, repeats):
-    orders = iter(Endless(args, dataset, repeats))
+def run(options: argparse.Namespace) -> list[Row]:
+    """Return the rows of the loaders in training and evaluation, and of how near the fast one's pixels come."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as made:
+        if not options.data_path:
+            photos.write_photos(made)
+        root = options.data_path or made
+        rows = _rates(options, root, is_train=True) + _rates(options, root, is_train=False)
+        return rows + _closeness(root, options.input_size)
 
-    def work():
-        join_batch([dataset[position] for position in next(orders)])
-        return args.batch_size
+
+def _run_options(root: str, input_size: int, loader: str) -> Options:
+    words = ["--data-path=" + root, "--input-size=%d" % input_size, "--num-workers=0", "--loader=" + loader]
+    return parsing.parse(words)
+
+
+def _images(root: str, part: str) -> index.ImageIndex:
+    folder = "%s/%s" % (root, part)
+    return index.list_images(folder, reading.list_classes(folder))
+
+
+def _rates(options: argparse.Namespace, root: str, is_train: bool) -> list[Row]:
+    name, part = ("train", "train") if is_train else ("eval", "val")
+    images = _images(root, part)
+    if len(images) < options.batch_size:
+        raise UserError("--batch-size %d: %s/ has only %d images" % (options.batch_size, part, len(images)))
+    exact, fast = (_run_options(root, options.input_size, loader) for loader in ("exact", "fast"))
+    pipelines = {
+        "published": Pipeline(PublishedImages(images, datasets.build_transform(exact, is_train)), default_collate),
+        "exact": Pipeline(datasets.image_folder(images, exact, is_train), collate),
+        "fast": Pipeline(datasets.image_folder(images, fast, is_train), collate),
+    }
+    if is_train:
+        for loader in ("exact", "fast"):
+            pipelines[loader + ", decoded once for three"] = pipelines[loader]._replace(repeats=3)
+    works = {key: _one_core(pipeline, options.batch_size) for key, pipeline in pipelines.items()}
+    rows = _rows(options, works, name + " on one core")
+    if options.num_workers:
+        works = {
+            key: _processes(pipeline, options.batch_size, options.num_workers) for key, pipeline in pipelines.items()
+        }
+        rows += _rows(options, works, "%s through %d processes" % (name, options.num_workers))
+    return rows
+
+
+def _rows(options: argparse.Namespace, works: dict[str, Callable[[], int]], name: str) -> list[Row]:
+    rates = timing.summarize(timing.alternate(works, options.rounds, options.seconds), "published")
+    return [timing.to_row("%s: %s" % (name, key), "images/s", rate) for key, rate in rates.items()]
+
+
+def _one_core(pipeline: Pipeline, batch_size: int) -> Callable[[], int]:
+    """Return a function that makes one batch in this process."""
+    orders = iter(EndlessBatches(pipeline, batch_size))
+
+    def work() -> int:
+        pipeline.join_batch([pipeline.dataset[position] for position in next(orders)])
+        return batch_size
 
     return work
 
 
-def _processes(args, dataset, join_batch, repeats):
-    """What the training process gets, as a stream of batches that never ends."""
-    options = {"collate_fn": join_batch, "num_workers": args.num_workers}
-    loader = iter(DataLoader(dataset, batch_sampler=Endless(args, dataset, repeats), **options))
+def _processes(pipeline: Pipeline, batch_size: int, workers: int) -> Callable[[], int]:
+    """Return a function that takes one batch, as the training process does, from loader processes."""
+    order = EndlessBatches(pipeline, batch_size)
+    loader = DataLoader(pipeline.dataset, batch_sampler=order, collate_fn=pipeline.join_batch, num_workers=workers)
+    batches = iter(loader)
 
-    def work():
-        next(loader)
-        return args.batch_size
+    def work() -> int:
+        next(batches)
+        return batch_size
 
     return work
 
 
-def _closeness(args, root):
-    """Rows: how near the fast loader's pixels come to the exact one's, over the training and the validation images."""
+def _closeness(root: str, input_size: int) -> list[Row]:
+    """Return rows of the PSNR of the fast loader's pixels, beside the exact one's, in training and validation."""
     rows = []
     for part, is_train in (("train", True), ("val", False)):
         images = _images(root, part)
         exact, fast = (
-            datasets.image_folder(images, _options(args, root, "--loader=" + loader), is_train)
+            datasets.image_folder(images, _run_options(root, input_size, loader), is_train)
             for loader in ("exact", "fast")
         )
-        places = [Position(number, (0, 0, 0, number)) for number in range(min(len(images), MOST_COMPARED))]
-        values = sorted(_psnr(exact[place], fast[place]) for place in places)
-        for share, label in ((0.5, "median"), (0.05, "5 % are worse")):
-            value = values[int(share * (len(values) - 1))]
-            name = "fast beside exact, %s, %s" % (part, label)
-            rows.append({"setting": name, "measure": "PSNR", "value": value, "unit": "dB", "ratio": None})
+        positions = [Position(number, (0, 0, 0, number)) for number in range(min(len(images), MOST_COMPARED))]
+        values = sorted(_psnr(exact[position], fast[position]) for position in positions)
+        for quantile, label in ((0.5, "median"), (0.05, "5 % are worse")):
+            value = values[int(quantile * (len(values) - 1))]
+            rows.append(Row("fast beside exact, %s, %s" % (part, label), "PSNR", value, "dB"))
     return rows
 
 
-def _psnr(one, other):
-    """The peak signal-to-noise ratio of two Samples' bytes, in dB; 100 where they are equal."""
+def _psnr(one: datasets.Sample, other: datasets.Sample) -> float:
+    """Return the peak signal-to-noise ratio of two samples' bytes, in dB; 100 where they are equal."""
     error = (one.pixels.bytes.float() - other.pixels.bytes.float()).pow(2).mean().item()
     return 10 * math.log10(255**2 / error) if error else 100.0

@@ -1,14 +1,14 @@
 """The memory that one step moves, by kind of operator: counted on tensors without contents, so on any machine.
 
-How an operator is counted stands in traffic.py. In training the step counted is the second, when the optimizer has its
+traffic.py defines how an operator is counted. In training the second step is counted, when the optimizer has its
 state; without a loss scale.
 
-Autocast is the CPU's, as torch does not differentiate tensors of a GPU that is not there. It differs from a GPU's in
-that layer norm stays in the low precision instead of float32, in both formulations.
+Autocast is the CPU's, as torch does not differentiate tensors of a missing GPU. Unlike a GPU's it keeps layer norm in
+the low precision instead of float32, in the baseline and in ours.
 
 The floor is the least that must move when everything is fused but the kernel boundaries: each convolution and each
 matrix product is one kernel; so is, in training, each reduction of a batch norm. Elementwise work, layer norms,
-pooling, casts and changes of layout ride along in the kernels beside them. With, summed over the model, an image:
+pooling, casts and changes of layout are fused into the kernels beside them. With, summed over the model, an image:
 
     in, out   elements that each convolution or linear layer reads and writes
     norm      elements of each batch norm's input
@@ -20,25 +20,29 @@ pooling, casts and changes of layout ride along in the kernels beside them. With
 
 In training the forward pass reads `in` and writes `out`; the backward pass reads the gradient of `out` and the saved
 `in`, and writes the gradient of `in`, which the image does not need. A batch norm's input is read once for its
-statistics; backward once more with its gradient for two sums, and a third time where the next kernel forms the gradient
-from them. A residual addition reads the other branch, and its gradient likewise. Parameters are float32: they are read
-forward; read backward, and their gradients written; AdamW reads parameter, gradient and two moments, and writes all but
-the gradient (28 bytes); EMA reads and writes its copy. Logits, loss and the norms' buffers are left out, which makes
-the floor lower, never higher. Kernels that hold several products, or compute again what others read, can go below it.
+statistics; backward once more with its gradient for two sums, and a third time where the next kernel computes the
+gradient from them. A residual addition reads the other branch, and its gradient likewise. Parameters are float32: they
+are read forward; read backward, and their gradients written; AdamW reads parameter, gradient and two moments, and
+writes all but the gradient (28 bytes); the EMA reads and writes its copy. Logits, loss and the norms' buffers are left
+out, which makes the floor lower, never higher. Kernels that hold several products, or recompute what others read, can
+go below it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import warnings
 from collections import Counter
+from typing import TYPE_CHECKING, Any, Callable, ContextManager
 
 import baseline_smlp
 import baseline_training
 import torch
 from torch import nn
 
+from benchmarks.report import Row
 from benchmarks.traffic import Contentless, Ledger
 from options import parsing
-from options.command_line import number
 from runtime.amp import DTYPES, Precision
 from runtime.compat import DropPath, create_model, create_optimizer
 from runtime.device import Device
@@ -46,76 +50,71 @@ from runtime.ema import Ema
 from runtime.errors import UserError
 from training import losses
 
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import Tensor
+
 _CLASSES = 1000
 _MEGABYTE = 1e6
 
 
-def add_arguments(parser):
-    """The options of `benchmark.py ledger`."""
-    count = number(int, low=1, high=8192)
-    parser.add_argument("--model", default="smlpnet_tiny", metavar="NAME", help="(default: smlpnet_tiny)")
-    parser.add_argument("--batch-size", type=count, default=112, metavar="N", help="(default: 112)")
-    parser.add_argument("--input-size", type=count, default=224, metavar="PIXELS", help="(default: 224)")
-    parser.add_argument(
-        "--precision", default="float16", choices=["float32"] + sorted(DTYPES), help="(default: float16)"
-    )
-    parser.add_argument("--mode", default="train", choices=["train", "eval"], help="(default: train)")
-
-
-def run(options):
-    """The rows of the ledger: MB an image of each kind of operator, plain and ours, and the floor."""
-    known = baseline_smlp.WIDTHS_AND_DEPTHS
-    if options.model not in known:
-        raise UserError("--model %s is unknown; there are %s" % (options.model, ", ".join(known)))
+def run(options: argparse.Namespace) -> list[Row]:
+    """Return the rows of the ledger: MB an image of each kind of operator, of the baseline and ours, and the floor."""
+    is_training = options.mode == "train"
     with Contentless():
         try:
             ours = create_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
         except ValueError as error:
             raise UserError("--input-size %d: %s" % (options.input_size, error)) from None
-        plain = baseline_smlp.baseline_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
+        baseline = baseline_smlp.baseline_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
         images = torch.randn(options.batch_size, 3, options.input_size, options.input_size)
-        for model in (ours, plain):
+        for model in (ours, baseline):
             make_copyable(model)
-        least = floor(plain, images, options.precision, options.mode == "train")
-        laid = images.contiguous(memory_format=Device("cpu").memory_format)  # as the loaders give them
-        tables = {"plain": count(plain, baseline_step, images, options), "ours": count(ours, our_step, laid, options)}
-    total = sum(tables["plain"].values())
+        least = floor(baseline, images, options.precision, is_training)
+        laid = images.contiguous(memory_format=Device("cpu").memory_format)  # as the loaders return them
+        tables = {
+            "baseline": count(baseline, baseline_step, images, options.precision, is_training),
+            "ours": count(ours, our_step, laid, options.precision, is_training),
+        }
     found = [("floor", least)]
-    for name, table in tables.items():
-        found.append(("%s: total" % name, sum(table.values())))
+    found += [("%s: total" % name, sum(table.values())) for name, table in tables.items()]
     for name, table in tables.items():
         found += [("%s: %s" % (name, kind), moved) for kind, moved in table.most_common()]
+    total = sum(tables["baseline"].values())
     return [
-        {
-            "setting": setting,
-            "measure": "memory traffic",
-            "value": moved / len(images) / _MEGABYTE,
-            "unit": "MB an image",
-            "ratio": moved / total,
-        }
+        Row(setting, "memory traffic", moved / len(images) / _MEGABYTE, "MB an image", moved / total)
         for setting, moved in found
     ]
 
 
-def make_copyable(model):
-    """Make the counts of batches tensors without contents: those that torch.tensor made keep theirs, and deepcopy
-    stumbles over them."""
+def make_copyable(model: nn.Module) -> None:
+    """Replace the counts of batches by tensors without contents.
+
+    torch.tensor made them with contents, which deepcopy cannot handle among tensors without.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = torch.zeros((), dtype=torch.int64)
 
 
-def count(model, make_step, images, options):
-    """{kind: bytes} that the batch `images` moves in one pass or step."""
+def count(
+    model: nn.Module,
+    make_step: Callable[[nn.Module, Ledger, str], Callable[[Tensor, Tensor], Any]],
+    images: Tensor,
+    precision: str,
+    is_training: bool,
+) -> Counter[str]:
+    """Return the bytes of each kind of operator that the batch `images` moves in one pass, or in training one step."""
     ledger = Ledger()
-    if options.mode == "eval":
+    if not is_training:
         model.eval()
-        with torch.no_grad(), ledger, autocast(options.precision):
+        with torch.no_grad(), ledger, autocast(precision):
             model(images)
         return ledger.moved
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # deepcopy does so, for the EMA
-        step = make_step(model.train(), ledger, options.precision)
+        step = make_step(model.train(), ledger, precision)
     targets = torch.rand(len(images), _CLASSES)
     with ledger:
         step(images, targets)
@@ -124,64 +123,64 @@ def count(model, make_step, images, options):
     return ledger.moved
 
 
-def autocast(precision):
-    """The context of a forward pass in `precision`."""
+def autocast(precision: str) -> ContextManager[Any]:
+    """Return the context of a forward pass in `precision`."""
     return contextlib.nullcontext() if precision == "float32" else torch.autocast("cpu", dtype=DTYPES[precision])
 
 
-def baseline_step(model, ledger, precision):
-    """The plain training step, its optimizer and EMA kept apart."""
+def baseline_step(model: nn.Module, ledger: Ledger, precision: str) -> Callable[[Tensor, Tensor], Any]:
+    """Return the baseline's training step, with its optimizer and EMA as parts of their own."""
     optimizer, ema = baseline_training.baseline_optimizer(model), baseline_training.BaselineEma(model)
     optimizer.step = ledger.as_part("optimizer", optimizer.step)
     ema.update = ledger.as_part("EMA", ema.update)
     return baseline_training.baseline_step(model, optimizer, ema, Device("cpu"), lambda: autocast(precision))
 
 
-def our_step(model, ledger, precision):
-    """The training step of engine.py on one process, its optimizer and EMA kept apart."""
+def our_step(model: nn.Module, ledger: Ledger, precision: str) -> Callable[[Tensor, Tensor], Any]:
+    """Return the training step of engine.py on one process, with its optimizer and EMA as parts of their own."""
     options = parsing.parse(["--data-path=unused"])
     optimizer = create_optimizer(options, model)  # as optim.py does, whose rehearsal needs contents
     ema = Ema(model, options.model_ema_decay)
     criterion, policy = losses.build_criterion(options.mixes, options.smoothing), Precision()
-    update, follow = ledger.as_part("optimizer", policy.step), ledger.as_part("EMA", ema.update)
+    update_weights, update_ema = ledger.as_part("optimizer", policy.step), ledger.as_part("EMA", ema.update)
 
-    def step(images, targets):
+    def step(images: Tensor, targets: Tensor) -> None:
         with autocast(precision):
             loss = criterion(images, model(images), targets)
         policy.backward(loss, optimizer)
-        update(optimizer, model.parameters())
-        follow(model)
+        update_weights(optimizer, model.parameters())
+        update_ema(model)
 
     return step
 
 
-def floor(plain, images, precision, is_training):
-    """The least bytes that the batch `images` must move, by the formula at the top of this file."""
+def floor(baseline: nn.Module, images: Tensor, precision: str, is_training: bool) -> int:
+    """Return the fewest bytes that the batch `images` must move, by the formula at the top of this file."""
     item_bytes = 4 if precision == "float32" else 2
-    parameters = sum(parameter.numel() for parameter in plain.parameters())
-    counts = _elements(plain, images)
+    parameters = sum(parameter.numel() for parameter in baseline.parameters())
+    elements = _elements(baseline, images)
     if not is_training:
-        return item_bytes * (counts["in"] + counts["out"] + counts["skip"]) + 4 * parameters
-    activations = 3 * counts["in"] + 2 * counts["out"] + 4 * counts["norm"] + 2 * counts["skip"] - images.numel()
-    return item_bytes * activations + (4 + 8 + 28 + 8) * parameters
+        return item_bytes * (elements["in"] + elements["out"] + elements["skip"]) + 4 * parameters
+    activations = 3 * elements["in"] + 2 * elements["out"] + 4 * elements["norm"] + 2 * elements["skip"]
+    return item_bytes * (activations - images.numel()) + (4 + 8 + 28 + 8) * parameters
 
 
-def _elements(plain, images):
-    """{"in", "out", "norm", "skip"}: elements of one forward pass, seen at the modules of the plain formulation."""
-    counts = Counter()
+def _elements(baseline: nn.Module, images: Tensor) -> Counter[str]:
+    """Return the elements "in", "out", "norm" and "skip" of one forward pass, counted at the baseline's modules."""
+    elements: Counter[str] = Counter()
 
-    def see(module, inputs, output):
+    def see(module: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            counts["in"] += inputs[0].numel()
-            counts["out"] += output.numel()
+            elements["in"] += inputs[0].numel()
+            elements["out"] += output.numel()
         elif isinstance(module, nn.BatchNorm2d):
-            counts["norm"] += output.numel()
+            elements["norm"] += output.numel()
         elif isinstance(module, DropPath):
-            counts["skip"] += output.numel()
+            elements["skip"] += output.numel()
 
-    hooks = [module.register_forward_hook(see) for module in plain.modules()]
+    hooks = [module.register_forward_hook(see) for module in baseline.modules()]
     with torch.no_grad():
-        plain.eval()(images)
+        baseline.eval()(images)
     for hook in hooks:
         hook.remove()
-    return counts
+    return elements

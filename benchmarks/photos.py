@@ -1,4 +1,6 @@
-"""JPEG files like photographs, for benchmarks that have no data set at hand."""
+"""JPEG files like photographs, for benchmarks without a data set."""
+
+from __future__ import annotations
 
 import os
 
@@ -8,8 +10,8 @@ from PIL import Image
 WIDTH, HEIGHT, QUALITY = 500, 375, 96  # files of about 120 KB, as ImageNet's
 
 
-def photo(seed):
-    """A picture of noise of several sizes, the finer the weaker, as in photographs."""
+def photo(seed: int) -> Image.Image:
+    """Return an image of noise of several sizes, the finer the weaker, as in photographs."""
     noise, sums = numpy.random.RandomState(seed), numpy.zeros((HEIGHT, WIDTH, 3))
     for cells, weight in ((4, 1.0), (16, 0.5), (60, 0.25), (250, 0.35)):
         small = Image.fromarray(noise.randint(0, 256, (cells, cells, 3)).astype("uint8"))
@@ -17,17 +19,11 @@ def photo(seed):
     return Image.fromarray((sums / sums.max() * 255).astype("uint8"))
 
 
-def write_photos(folder, train=240, val=60, classes=3):
-    """An image folder of `train` and `val` photos in `folder`."""
+def write_photos(folder: str, train: int = 240, val: int = 60, classes: int = 3) -> None:
+    """Write an image folder of `train` and `val` photos."""
     for part, count in (("train", train), ("val", val)):
         for number in range(count):
-            place = os.path.join(folder, part, "class%d" % (number % classes))
-            os.makedirs(place, exist_ok=True)
+            class_folder = os.path.join(folder, part, "class%d" % (number % classes))
+            os.makedirs(class_folder, exist_ok=True)
             seed = number if part == "train" else 10**6 + number
-            photo(seed).save(os.path.join(place, "%05d.jpg" % number), quality=QUALITY)
-
-
-def size_of(folder):
-    """KB a file, on average."""
-    sizes = [os.path.getsize(os.path.join(parent, name)) for parent, _, files in os.walk(folder) for name in files]
-    return sum(sizes) / len(sizes) / 1000
+            photo(seed).save(os.path.join(class_folder, "%05d.jpg" % number), quality=QUALITY)

@@ -1,98 +1,81 @@
-"""Weak scaling: the images a second of 1 and of 2 processes, each with a core and a batch of its own, over gloo.
+"""Weak scaling: images a second of 1 and of 2 processes, each with a core and a batch of its own, over gloo.
 
-The ratio of a row is its rate a process to that of one process: the efficiency.
+The ratio of a row is its rate per process to that of one process: the efficiency.
 """
+
+from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks import runs, timing
+from benchmarks.report import Row
 from runtime.affinity import usable_cores
 from runtime.errors import RunError, UserError
-from tools.launch import environment_of
+from utils import write_json
 
-PROGRAM = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "benchmark.py")
+if TYPE_CHECKING:
+    import argparse
 
+    from benchmarks.runs import Workload
 
-def add_arguments(parser):
-    runs.add_model_arguments(parser)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=4, help="in a round (default: 4)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--result", metavar="FILE", help="of one process that another has started")
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAM, LAUNCHER = os.path.join(ROOT, "benchmark.py"), os.path.join(ROOT, "tools", "launch.py")
 
 
-def run(args):
-    args.device = "cpu"
-    runs.settle(args)
-    if args.result:
-        return _work(args)
-    if max(args.processes) > usable_cores():
-        raise UserError("--processes %d: there are fewer cores" % max(args.processes))
-    rates = {count: [] for count in args.processes}
-    for number in range(args.rounds):
-        for count in sorted(rates, reverse=number % 2 == 1):
-            rates[count].append(_rate(args, count) / count)
-    summary = timing.summary(rates, args.processes[0])
-    rows = [timing.row("processes: %d" % count, "images/s a process", values) for count, values in summary.items()]
-    _, run = runs.make_run(runs.words_of(args))
+def run(options: argparse.Namespace) -> list[Row]:
+    """Return the rows of each number of processes; in one of these processes, take its steps instead."""
+    workload = runs.workload_of(options, device_kind="cpu")
+    if options.result:
+        _work(workload, options.steps, options.result)
+        return []
+    if max(options.processes) > usable_cores():
+        raise UserError("--processes %d: only %d cores are usable" % (max(options.processes), usable_cores()))
+    rates: dict[str, list[float]] = {str(count): [] for count in options.processes}
+    for number in range(options.rounds):
+        for count in sorted(options.processes, reverse=number % 2 == 1):
+            rates[str(count)].append(_rate(workload, options.steps, count) / count)
+    summary = timing.summarize(rates, str(options.processes[0]))
+    rows = [timing.to_row("processes: %s" % count, "images/s a process", rate) for count, rate in summary.items()]
+    _, run = runs.make_run(workload.words())
     size = sum(parameter.numel() * 4 for parameter in run.bare_model.parameters()) / 1e6
-    rows.append({"setting": "gradients", "measure": "MB a step", "value": size, "unit": "MB", "ratio": None})
-    return rows
+    return [*rows, Row("gradients", "MB a step", size, "MB")]
 
 
-class _Launch:
-    def __init__(self, nproc):
-        self.nproc = nproc
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            self.port = str(probe.getsockname()[1])
-
-
-def _rate(args, count):
-    """Images a second of `count` processes together."""
-    launch, cores = _Launch(count), sorted(os.sched_getaffinity(0))
+def _rate(workload: Workload, steps: int, count: int) -> float:
+    """Return images a second of `count` processes together."""
     with tempfile.TemporaryDirectory() as folder:
         result = os.path.join(folder, "result.json")
-        words = ["--model=" + args.model, "--batch-size=%d" % args.batch_size, "--input-size=%d" % args.input_size]
-        words = [sys.executable, PROGRAM, "scale", *words, "--steps=%d" % args.steps, "--result=" + result]
-        processes = [
-            subprocess.Popen(  # noqa: S603 - a list, no shell
-                words,
-                env=dict(environment_of(launch, rank), BENCHMARK_CORE=str(cores[rank])),
-                stdout=subprocess.DEVNULL,
-            )
-            for rank in range(count)
-        ]
-        if any([process.wait() for process in processes]):
+        words = ["--model=" + workload.model, "--batch-size=%d" % workload.batch_size, "--steps=%d" % steps]
+        words += ["--input-size=%d" % workload.input_size, "--result=" + result]
+        command = [sys.executable, LAUNCHER, "--nproc", str(count), PROGRAM, "scale", *words]
+        if subprocess.call(command, stdout=subprocess.DEVNULL):  # noqa: S603 - a list, no shell
             raise RunError("a process of the benchmark failed")
         with open(result, encoding="utf-8") as file:
             return json.load(file)
 
 
-def _work(args):
-    """The steps of one process; the first writes what all of them did in a second."""
-    os.sched_setaffinity(0, {int(os.environ["BENCHMARK_CORE"])})
+def _work(workload: Workload, steps: int, result: str) -> None:
+    """Take the steps of one process; the first one writes the images a second of all."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["LOCAL_RANK"])]})
     torch.set_num_threads(1)
-    _, run = runs.make_run(runs.words_of(args))
-    batch = runs.batch_for(run.device, args, run.device.memory_format)
+    _, run = runs.make_run(workload.words())
+    batch = workload.batch(run.device.memory_format)
     run.model.train()
     runs.train_step(run, batch)
     run.ranks.barrier()
     started = time.perf_counter()
-    for step in range(args.steps):
+    for step in range(steps):
         runs.train_step(run, batch, step)
     run.ranks.barrier()
     seconds = time.perf_counter() - started
     if run.ranks.is_main:
-        with open(args.result, "w", encoding="utf-8") as file:
-            json.dump(args.steps * args.batch_size * run.ranks.world_size / seconds, file)
+        write_json(result, steps * workload.batch_size * run.ranks.world_size / seconds)
     run.ranks.close()
-    return []

@@ -1,44 +1,43 @@
-"""How long a run takes to know its images, and what that costs in memory, beside torchvision's ImageFolder.
+"""How long a run takes to list its images, and what the list costs in memory, beside torchvision's ImageFolder.
 
-All are measured with the folders in the system's cache, one after another in each round; a value is the rounds' median.
+The folders are in the system's cache. The methods take turns in each round; a value is the median of the rounds.
 """
 
-import contextlib
+from __future__ import annotations
+
 import os
 import statistics
 import tempfile
 import time
+from typing import TYPE_CHECKING, Sequence
 
 from torchvision.datasets.folder import ImageFolder
 
+from benchmarks.report import Row
 from pipeline import index
 from pipeline.reading import list_classes
+from runtime.errors import RunError
+
+if TYPE_CHECKING:
+    import argparse
 
 CLASSES, ROUNDS = 1000, 5
 PEER, FIRST, SECOND = "torchvision ImageFolder", "first start, folders listed", "second start, index checked and mapped"
+_MEMORY = "/proc/self/smaps_rollup"
 
 
-def add_arguments(parser):
-    """The options of this benchmark."""
-    parser.add_argument("--files", type=int, default=1281167, metavar="N", help="images (default: 1281167)")
-    parser.add_argument(
-        "--tree", default="", metavar="DIR", help="keep the images there for the next time (default: they are removed)"
-    )
-
-
-def run(args):
-    """The rows: seconds until all paths are known, and MiB that a forked process takes by reading each of them once."""
-    with contextlib.ExitStack() as stack:
-        work = stack.enter_context(tempfile.TemporaryDirectory(prefix="start-"))
-        tree = args.tree or os.path.join(work, "tree")
+def run(options: argparse.Namespace) -> list[Row]:
+    """Return rows of the seconds until all paths are known, and of the MiB by which a process grows that reads them."""
+    with tempfile.TemporaryDirectory(prefix="start-") as work:
+        tree = options.tree or os.path.join(work, "tree")
         if not os.path.isdir(tree) or not os.listdir(tree):
-            make_tree(tree, args.files)
-        time.sleep(index.RACY_NS / 1e9 + 0.1)  # an index of what has just changed is not kept
+            make_tree(tree, options.files)
+        time.sleep(index.RACY_NS / 1e9 + 0.1)  # an index of folders that have just changed is not kept
         return measure(tree, os.path.join(work, "cache"))
 
 
-def make_tree(tree, files):
-    """`files` empty files in 1,000 folders, named as ImageNet's are."""
+def make_tree(tree: str, files: int) -> None:
+    """Make `files` empty files in 1,000 folders, named as ImageNet's are."""
     for number in range(CLASSES):
         name = "n%08d" % number
         os.makedirs(os.path.join(tree, name))
@@ -46,79 +45,70 @@ def make_tree(tree, files):
             os.close(os.open(os.path.join(tree, name, "%s_%d.JPEG" % (name, image)), os.O_CREAT | os.O_WRONLY, 0o644))
 
 
-def measure(tree, cache):
-    """The rows for an existing tree."""
-    seconds, memory = {}, {}
+def measure(tree: str, cache: str) -> list[Row]:
+    """Return the rows for an existing tree."""
+    seconds: dict[str, list[float]] = {}
+    memory: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for name, start in ((PEER, _peer), (FIRST, _first), (SECOND, _second)):
             began = time.perf_counter()
             images = start(tree, cache)
             seconds.setdefault(name, []).append(time.perf_counter() - began)
-            if name == FIRST:
-                index.keep(images, cache)
-            if len(memory) < 3:
+            if isinstance(images, index.ImageIndex):
+                index.keep(images, cache)  # for the second start
+            if name not in memory:
                 memory[name] = [_growth_mib(images)]
             count = len(images)
             del images
     setting = "{:,} files in {:,} folders: %s".format(count, len(list_classes(tree)))
     rows = _rows(setting, "seconds", "s", seconds)
-    return rows + (_rows(setting, "memory of a loader process", "MiB", memory) if _has_memory() else [])
+    return rows + (_rows(setting, "memory of a loader process", "MiB", memory) if os.path.exists(_MEMORY) else [])
 
 
-def _peer(tree, cache):
+def _peer(tree: str, cache: str) -> Sequence[tuple[str, int]]:
     return ImageFolder(tree).samples
 
 
-def _first(tree, cache):
+def _first(tree: str, cache: str) -> index.ImageIndex:
     images = index.list_images(tree, list_classes(tree))
     images.empty_classes()
     return images
 
 
-def _second(tree, cache):
-    block = index.find(tree, list_classes(tree), cache, tick=None)  # with a tick of None it cannot list
+def _listed() -> None:
+    raise RunError("the index of the first start was not used")
+
+
+def _second(tree: str, cache: str) -> index.ImageIndex:
+    block = index.find(tree, list_classes(tree), cache, _listed)
     images = index.ImageIndex(block, tree)
     images.empty_classes()
     return images
 
 
-def _rows(setting, measure, unit, values):
+def _rows(setting: str, measure: str, unit: str, values: dict[str, list[float]]) -> list[Row]:
     medians = {name: statistics.median(several) for name, several in values.items()}
     return [
-        {
-            "setting": setting % name,
-            "measure": measure,
-            "value": value,
-            "unit": unit,
-            "ratio": medians[PEER] / max(value, 1e-9),
-        }
-        for name, value in medians.items()
+        Row(setting % name, measure, value, unit, medians[PEER] / max(value, 1e-9)) for name, value in medians.items()
     ]
 
 
-_MEMORY = "/proc/self/smaps_rollup"
-
-
-def _has_memory():
-    return os.path.exists(_MEMORY)
-
-
-def _own_kib():
-    """What this process shares with no other: a page comes to it when a reference count there changes."""
+def _own_kib() -> int:
+    """Return the memory that this process shares with no other: changing a reference count unshares a page."""
     with open(_MEMORY) as file:
         return sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
 
 
-def _growth_mib(images):
-    """By how much a forked process grows that reads every path of `images` once."""
-    if not _has_memory():
+def _growth_mib(images: Sequence[tuple[str, int]]) -> float:
+    """Return by how much a forked process grows that reads every path of `images` once."""
+    if not os.path.exists(_MEMORY):
         return 0.0
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         before = _own_kib()
         for number in range(len(images)):
-            path, target = images[number]  # as a data set does: the tuple is touched, and what it holds
+            path, target = images[number]  # as a data set does: this touches the tuple and its contents
         os.write(write, b"%d" % max(_own_kib() - before, 0))
         os._exit(0)
     os.close(write)

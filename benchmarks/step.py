@@ -1,123 +1,128 @@
-"""Images a second of a training step and of a forward pass, on batches that are there already.
+"""Images a second of a training step and of a forward pass, on batches that are on the device already.
 
-The baseline is the plain formulation at the same precision, trained as the reference trains: the loss is read and the
-device waited for in every step, the average is followed tensor by tensor. Other precisions than float32 are compared
-with plain float32, too.
+The baseline has the same precision and trains as the reference does: it reads the loss and waits for the device in
+every step, and updates the EMA tensor by tensor. Other precisions than float32 are also compared with the float32
+baseline.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from baseline_training import BaselineEma, baseline_optimizer, baseline_step
 
 import engine
 from benchmarks import runs, timing
-from runtime.amp import select_precision
+from benchmarks.report import Row
+from benchmarks.runs import Workload
+from runtime.amp import Precision, select_precision
 from runtime.compat import inference_mode
 from runtime.compiling import compiles
+
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import Tensor, nn
+
+    from runtime.device import Device
 
 TOP_OPERATORS = 15  # of a profile
 
 
-def add_arguments(parser):
-    runs.add_model_arguments(parser)
-    parser.add_argument("--mode", default="both", choices=["train", "eval", "both"])
-    parser.add_argument(
-        "--precision", nargs="+", choices=["float32", "float16", "bfloat16"], help="(default: all here)"
-    )
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile on a CPU too (minutes more)")
-    parser.add_argument("--profile", action="store_true", help="print the operators of our training step instead")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each setting in a round (default: 3)")
-
-
-def run(args):
-    device = runs.settle(args)
-    if args.profile:
-        return _profile(args, device, (args.precision or _precisions(device))[-1])
-    rows = []
-    for mode in ("train", "eval") if args.mode == "both" else (args.mode,):
-        for precision in args.precision or _precisions(device):
-            rows += _measure(args, device, mode, precision)
+def run(options: argparse.Namespace) -> list[Row]:
+    """Return the rows of the modes and precisions that the options name, or with --profile those of the operators."""
+    workload = runs.workload_of(options)
+    precisions = options.precision or _precisions(workload.device)
+    if options.profile:
+        return _profile(workload, precisions[-1], options.compile)
+    compares_compiled = options.compile or workload.device.kind == "cuda"
+    rows: list[Row] = []
+    for mode in ("train", "eval") if options.mode == "both" else (options.mode,):
+        for precision in precisions:
+            peers = _peers(workload, mode, precision, compares_compiled)
+            rates = timing.alternate(peers, options.rounds, options.seconds)
+            name = "%s %s" % (mode, precision)
+            rows += _rows(rates, "baseline", name, "images/s")
+            if precision != "float32":
+                rows += _rows(rates, "float32 baseline", name, "to float32 baseline")
     return rows
 
 
-def _precisions(device):
-    """float32, and what autocast takes here."""
+def _precisions(device: Device) -> list[str]:
+    """Return float32 and the default of autocast on the device."""
     if device.kind == "cpu":
         return ["float32", "bfloat16"] if device.supports_bfloat16() else ["float32"]
     return ["float32", "float16"]
 
 
-def _measure(args, device, mode, precision):
-    """Rows of the settings of one precision; the ratios are to the plain formulation, in float32 and in this one."""
-    peers = {"plain": _plain(args, device, mode, precision)}
+def _peers(workload: Workload, mode: str, precision: str, compares_compiled: bool) -> dict[str, Callable[[], int]]:
+    peers = {"baseline": _baseline(workload, mode, precision)}
     if precision != "float32":
-        peers["plain float32"] = _plain(args, device, mode, "float32")
-    peers["eager"] = _ours(args, device, mode, precision, "off")
-    if args.compile or device.kind == "cuda":
-        peers["compiled"] = _ours(args, device, mode, precision, "on")
-    rates = timing.alternate(peers, args.rounds, args.seconds)
-    rows = _rows(timing.summary(rates, "plain"), mode, precision, "images/s")
-    if precision != "float32":
-        rows += _rows(timing.summary(rates, "plain float32"), mode, precision, "to plain float32")
-    return rows
+        peers["float32 baseline"] = _baseline(workload, mode, "float32")
+    peers["eager"] = _ours(workload, mode, precision, "off")
+    if compares_compiled:
+        peers["compiled"] = _ours(workload, mode, precision, "on")
+    return peers
 
 
-def _rows(summary, mode, precision, measure):
-    return [timing.row("%s %s %s" % (mode, precision, name), measure, values) for name, values in summary.items()]
+def _rows(rates: dict[str, list[float]], baseline: str, name: str, measure: str) -> list[Row]:
+    summary = timing.summarize(rates, baseline)
+    return [timing.to_row("%s %s" % (name, peer), measure, rate) for peer, rate in summary.items()]
 
 
-def _precision_words(precision):
-    return ["--amp=none"] if precision == "float32" else ["--amp=native", "--amp-dtype=" + precision]
-
-
-def _ours(args, device, mode, precision, choice):
-    """One unit of this project's work."""
-    compiles(choice, device)  # UserError where that is not possible
-    words = runs.words_of(args, "--compile=" + choice, *_precision_words(precision))
-    _, run = runs.make_run(words)
-    batch = runs.batch_for(device, args, device.memory_format)
+def _ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> Callable[[], int]:
+    """Return a function that does one unit of this project's work; UserError where it cannot be compiled."""
+    compiles(compile_choice, workload.device)
+    amp = ["--amp=none"] if precision == "float32" else ["--amp=native", "--amp-dtype=" + precision]
+    _, run = runs.make_run(workload.words("--compile=" + compile_choice, *amp))
+    batch = workload.batch(run.device.memory_format)
     if mode == "eval":
 
-        def forward(images):
-            return engine.forward(run.bare_model, images, run.device, args.batch_size if run.is_compiled else None)
+        def forward(images: Tensor) -> Tensor:
+            compiled_size = workload.batch_size if run.is_compiled else None
+            return engine.forward(run.bare_model, images, run.device, compiled_size)
 
-        return _evaluation(forward, run.bare_model, run.precision, device, batch[0])
+        return _evaluation(forward, run.bare_model, run.precision, run.device, batch[0])
 
     run.model.train()
 
-    def train():
+    def train() -> int:
         runs.train_step(run, batch)
-        device.synchronize()
+        run.device.synchronize()
         return len(batch[0])
 
     return train
 
 
-def _plain(args, device, mode, precision):
-    """One unit of the plain formulation's work."""
-    model = runs.baseline_model(args.model, image_size=args.input_size, num_classes=runs.CLASSES).to(device.torch_device)
-    images, targets = runs.batch_for(device, args, torch.contiguous_format)
+def _baseline(workload: Workload, mode: str, precision: str) -> Callable[[], int]:
+    """Return a function that does one unit of the baseline's work."""
+    model, device = workload.baseline_model(), workload.device
+    images, targets = workload.batch(torch.contiguous_format)
     is_full = precision == "float32"
-    chosen = select_precision("none" if is_full else "native", device, None if is_full else precision)
+    selected = select_precision("none" if is_full else "native", device, None if is_full else precision)
     if mode == "eval":
-        return _evaluation(model, model, chosen, device, images)
+        return _evaluation(model, model, selected, device, images)
     soft_targets = torch.full((len(images), runs.CLASSES), 0.1 / runs.CLASSES, device=images.device)
     soft_targets.scatter_(1, targets.unsqueeze(1), 0.9)
-    scaler = getattr(chosen, "scaler", None)
-    step = baseline_step(model.train(), baseline_optimizer(model), BaselineEma(model), device, chosen.autocast, scaler)
+    scaler = getattr(selected, "scaler", None)
+    optimizer, ema = baseline_optimizer(model), BaselineEma(model)
+    step = baseline_step(model.train(), optimizer, ema, device, selected.autocast, scaler)
 
-    def train():
+    def train() -> int:
         step(images, soft_targets)
         return len(images)
 
     return train
 
 
-def _evaluation(forward, model, precision, device, images):
+def _evaluation(
+    forward: Callable[[Tensor], Tensor], model: nn.Module, precision: Precision, device: Device, images: Tensor
+) -> Callable[[], int]:
     model.eval()
 
     @inference_mode()
-    def evaluate():
+    def evaluate() -> int:
         with precision.autocast():
             forward(images)
         device.synchronize()
@@ -126,17 +131,17 @@ def _evaluation(forward, model, precision, device, images):
     return evaluate
 
 
-def _profile(args, device, precision):
-    """Rows of the operators that take most of a training step: milliseconds, and their share."""
-    work = _ours(args, device, "train", precision, "on" if args.compile else "off")
+def _profile(workload: Workload, precision: str, is_compiled: bool) -> list[Row]:
+    """Return rows of the operators that take most of a training step: milliseconds, and their fraction of the step."""
+    work = _ours(workload, "train", precision, "on" if is_compiled else "off")
     for _ in range(2):
         work()
     with torch.profiler.profile() as profile:
         work()
-    kind = "self_device_time_total" if device.is_accelerator else "self_cpu_time_total"
-    times = sorted(((getattr(event, kind), event.key) for event in profile.key_averages()), reverse=True)
-    total = sum(time for time, _ in times)
+    kind = "self_device_time_total" if workload.device.is_accelerator else "self_cpu_time_total"
+    times: list[tuple[Any, str]] = [(getattr(event, kind), event.key) for event in profile.key_averages()]
+    total = sum(microseconds for microseconds, _ in times)
     return [
-        {"setting": name, "measure": "share of the step", "value": time / 1000, "unit": "ms", "ratio": time / total}
-        for time, name in times[:TOP_OPERATORS]
+        Row(name, "fraction of the step", microseconds / 1000, "ms", microseconds / total)
+        for microseconds, name in sorted(times, reverse=True)[:TOP_OPERATORS]
     ]

@@ -1,4 +1,4 @@
-"""Checkpoints by URL: fetched only when one is given, only by https, and only with a hash to check the file by."""
+"""Download of checkpoints: only if the user names a URL, only by https, and only with a hash to verify."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from utils import digest_of
 
 
 def is_url(path: str) -> bool:
-    """Return whether `path` names something to fetch."""
+    """Return whether `path` is a URL."""
     return "://" in path
 
 
 def fetch(url: str) -> str:
-    """Return the local path of the file at `url`, fetched into a folder beside torch.hub's unless it is there.
+    """Return the local path of the file at `url`, downloaded to a folder beside torch.hub's unless it is there.
 
-    The SHA-256 comes from the fragment, `#sha256=<64 digits>`, or, its first 8 digits or more, from the file's name, as
-    in torch.hub's `name-<digits>.pth`. UserError where it is missing or wrong, or where the file cannot be fetched.
+    The SHA-256 is in the fragment, `#sha256=<64 digits>`, or its first 8 digits or more are in the file's name, as in
+    torch.hub's `name-<digits>.pth`. UserError if it is missing or wrong, or if the download fails.
     """
     parts = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(parts.path))
@@ -45,12 +45,12 @@ def fetch(url: str) -> str:
     return path
 
 
-def _digits_of(fragment, name):
+def _digits_of(fragment: str, name: str) -> str | None:
     found = re.match(r"sha256=([0-9a-fA-F]{64})$", fragment) or re.search(r"-([0-9a-fA-F]{8,64})\.\w+$", name)
     return found.group(1).lower() if found else None
 
 
-def _hub_folder():
+def _hub_folder() -> str:
     return torch.hub.get_dir() if hasattr(torch.hub, "get_dir") else torch.hub._get_torch_home()
 
 

@@ -91,7 +91,8 @@ def write(
     metadata = metadata_of(network, module)
     images = module.example(2, network.info.image_size)
     if kind == "onnx":
-        data, load = _onnx_file(module, images, metadata, opset), _load_onnx
+        load: Callable[[bytes], tuple[Any, Any]] = _load_onnx
+        data = _onnx_file(module, images, metadata, opset or exporting.default_opset())
     else:
         make, load = {
             "torchscript": (exporting.script_file, exporting.load_script),
@@ -112,7 +113,7 @@ def _as_texts(metadata: dict[str, Any]) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
 
 
-def _onnx_file(module: DeployedModel, images: torch.Tensor, metadata: dict[str, Any], opset: int | None) -> bytes:
+def _onnx_file(module: DeployedModel, images: torch.Tensor, metadata: dict[str, Any], opset: int) -> bytes:
     model = exporting.onnx_model(module, images, module.names, opset)
     for graph in [model.graph, *getattr(model, "functions", [])]:
         for node in graph.node:
@@ -123,7 +124,7 @@ def _onnx_file(module: DeployedModel, images: torch.Tensor, metadata: dict[str, 
     for name, text in _as_texts(metadata).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, text
-    exporting.need("onnx", "--format onnx").checker.check_model(model)
+    exporting.require_package("onnx", "--format onnx").checker.check_model(model)
     return model.SerializeToString()
 
 

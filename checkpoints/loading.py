@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, and checked before anything uses them."""
+"""Reading checkpoint files: without running code, and with their contents checked before use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def load_first_good(paths: Sequence[str]) -> tuple[dict[str, Any], str, list[str]]:
     """Return the first of `paths` that can be read, as (checkpoint, path, damaged paths); warn of damaged ones.
 
-    UserError with the first one's fault where none can be read.
+    UserError for the first of them if none can be read.
     """
     damaged: list[str] = []
     failure: UserError | None = None
@@ -29,12 +29,13 @@ def load_first_good(paths: Sequence[str]) -> tuple[dict[str, Any], str, list[str
         try:
             loaded = load(path)
         except UserError as error:
-            logging.getLogger().warning("%s; the checkpoint before it is tried", error)
+            logging.getLogger().warning("%s; falling back to the checkpoint before it", error)
             damaged.append(path)
             failure = failure or error
             continue
         return loaded, path, damaged
-    raise failure or UserError("there is no checkpoint")
+    assert failure is not None, "no path"
+    raise failure
 
 
 def load(path: str) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def load(path: str) -> dict[str, Any]:
     try:
         loaded = _read(path)
     except Exception as error:  # unpickling raises nearly anything on a file that is no checkpoint
-        raise UserError("%s is not a readable checkpoint: %s" % (path, _fault_of(error))) from None
+        raise UserError("%s is not a readable checkpoint: %s" % (path, _reason_for(error))) from None
     if not isinstance(loaded, dict):
         raise UserError("%s is not a checkpoint: it holds a %s" % (path, type(loaded).__name__))
     if "model" not in loaded:
@@ -77,16 +78,17 @@ def check_contents(path: str, loaded: dict[str, Any]) -> None:
             raise UserError("%s is not a checkpoint of a model: its entry %r holds no weights" % (path, name))
 
 
-def _fault_of(error: Exception) -> str:
+def _reason_for(error: Exception) -> str:
+    """Return why a file could not be unpickled, on one line."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return "it contains %s, which a checkpoint may not" % refused.group(1)
     lines = str(error).strip().splitlines()
-    return "it is damaged, or not one at all (%s)" % (lines[0] if lines else type(error).__name__)
+    return "it is damaged, or another kind of file (%s)" % (lines[0] if lines else type(error).__name__)
 
 
 def options_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of the run that wrote `checkpoint`; {} where it has none."""
+    """Return the options of the run that wrote `checkpoint`; {} if they are missing."""
     options = checkpoint.get("args") or {}
     return dict(vars(options)) if isinstance(options, argparse.Namespace) else dict(options)
 
@@ -101,7 +103,7 @@ def _read(path: str) -> Any:
 
 
 def _check_sums(path: str) -> None:
-    """Raise ValueError where an entry's checksum tells that bits have changed; torch itself does not look."""
+    """Raise ValueError if an entry does not match its checksum, which torch itself does not verify."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if any(name.endswith("/constants.pkl") for name in file.namelist()):
@@ -112,23 +114,23 @@ def _check_sums(path: str) -> None:
 
 
 def check_fits(path: str, state: dict[str, Tensor], model: nn.Module) -> None:
-    """Raise UserError, which names the first difference where `state` is not of `model`'s names and shapes."""
-    want = model.state_dict()
-    for name in want:
+    """Raise UserError with the first difference unless `state` has the names and shapes of `model`'s state_dict."""
+    expected = model.state_dict()
+    for name in expected:
         if name not in state:
             raise UserError("%s is the checkpoint of another model: it has no %s" % (path, name))
-        if state[name].shape != want[name].shape:
+        if state[name].shape != expected[name].shape:
             raise UserError(
                 "%s is the checkpoint of another model, image size or number of classes: %s is %s there, %s here"
-                % (path, name, tuple(state[name].shape), tuple(want[name].shape))
+                % (path, name, tuple(state[name].shape), tuple(expected[name].shape))
             )
-    extra = sorted(set(state) - set(want))
+    extra = sorted(set(state) - set(expected))
     if extra:
         raise UserError("%s is the checkpoint of another model: %s has no place here" % (path, extra[0]))
 
 
 def load_into(path: str, run: Any, state: dict[str, Any]) -> None:
-    """Restore `run` from `state`; UserError where its optimizer or precision belong to another run."""
+    """Restore `run` from `state`; UserError if its optimizer or precision does not fit."""
     try:
         run.load_state_dict(state)
     except (ValueError, KeyError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Checkpoint files: names, and writing them whole or not at all.
+"""Checkpoint files: their names, and writing them atomically. `checkpoints/loading.py` reads them.
 
 A checkpoint is a dictionary of tensors and plain containers. `checkpoint.pth` is the latest, `checkpoint.previous.pth`
 the one before it, `best.pth` the one with the best accuracy.
@@ -22,7 +22,7 @@ from utils import replacing, sync_file, sync_folder
 FORMAT = 1
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
 NOT_FINITE = "nonfinite.pth"
-# The format with checksums, which torch 1.5 writes only when told to.
+# The format with checksums, which is not the default of torch 1.5.
 _SWITCH = "_use_new_zipfile_serialization"
 ZIP_FORMAT = {_SWITCH: True} if _SWITCH in inspect.signature(torch.save).parameters else {}
 
@@ -40,37 +40,38 @@ def save(payload: dict[str, Any], folder: str, is_best: bool) -> None:
     latest = os.path.join(folder, LATEST)
     with _written(payload, latest) as temporary:
         if is_best:
-            _link(temporary, os.path.join(folder, BEST))
+            _link_or_copy(temporary, os.path.join(folder, BEST))
         if os.path.exists(latest):
-            _link(latest, os.path.join(folder, PREVIOUS))
+            _link_or_copy(latest, os.path.join(folder, PREVIOUS))
 
 
 def save_as(payload: dict[str, Any], path: str) -> None:
-    """Write `payload` to the file `path`, whole or not at all."""
+    """Write `payload` to the file `path` atomically."""
     with _written(payload, path):
         pass
 
 
 @contextlib.contextmanager
 def _written(payload: dict[str, Any], path: str) -> Iterator[str]:
-    """Yield the name of a temporary file with `payload`, on the disk, which in the end replaces `path`.
+    """Yield the name of a temporary file with `payload`, synced to the disk, which replaces `path` on exit.
 
-    SaveError where the disk does not take it.
+    SaveError if it cannot be written.
     """
     folder = os.path.dirname(os.path.abspath(path))
     try:
         with replacing(path) as temporary:
             with open(temporary, "xb") as file:
-                _Writer(file).save(_on_cpu(payload))
-            sync_file(temporary)
+                _ErrorKeepingFile(file).save(_on_cpu(payload))
+                file.flush()
+                os.fsync(file.fileno())
             yield temporary
         sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        raise SaveError("%s cannot be written: %s" % (path, _with_free_space(error, folder))) from None
+        raise SaveError("%s cannot be written: %s" % (path, _reason_with_free_space(error, folder))) from None
 
 
-class _Writer:
-    """A file for torch.save, which would report its own position instead of the file system's error."""
+class _ErrorKeepingFile:
+    """A file for torch.save, which would report its own position instead of the operating system's error."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -105,15 +106,15 @@ def _on_cpu(value: Any) -> Any:
     return type(value)(_on_cpu(item) for item in value) if type(value) in (list, tuple) else value
 
 
-def _with_free_space(error: Exception, folder: str) -> str:
+def _reason_with_free_space(error: Exception, folder: str) -> str:
     try:
         return "%s (%.0f MB free)" % (reason(error), shutil.disk_usage(folder).free / 1e6)
     except OSError:
         return reason(error)
 
 
-def _link(source: str, target: str) -> None:
-    """Let `target` name the contents of `source` without ever being absent: a copy where links do not work."""
+def _link_or_copy(source: str, target: str) -> None:
+    """Replace `target` atomically by a hard link to `source`, or by a copy where links do not work."""
     with replacing(target) as temporary:
         try:
             os.link(source, temporary)
@@ -126,18 +127,18 @@ def copy_best(source: str, folder: str) -> bool:
     """Link the best checkpoint of the folder `source` into `folder`, and return whether there is one."""
     path = os.path.join(source, BEST)
     if os.path.exists(path):
-        _link(path, os.path.join(folder, BEST))
+        _link_or_copy(path, os.path.join(folder, BEST))
     return os.path.exists(path)
 
 
-def find_latest(folder: str) -> list[str]:
+def checkpoints_in(folder: str) -> list[str]:
     """Return the paths of the checkpoints in `folder`, the newest first."""
     paths = [os.path.join(folder, name) for name in (LATEST, PREVIOUS, BEST)]
     return [path for path in paths if os.path.exists(path)]
 
 
 def rename_by_time(path: str, suffix: str = "") -> str:
-    """Append `suffix` and the present time to the name of a file or folder, and return the new path, which is new."""
+    """Append `suffix` and the time to the name of a file or folder, and return the new path; it replaces nothing."""
     stem = path.rstrip(os.sep) + suffix + time.strftime(".%Y%m%d-%H%M%S")
     target, count = stem, 1
     while os.path.exists(target):
@@ -148,9 +149,9 @@ def rename_by_time(path: str, suffix: str = "") -> str:
 
 
 def resolve(path: str, names: Sequence[str] = (LATEST, BEST), option: str = "--resume") -> str:
-    """Return the checkpoint file that `--resume path`, or another option, means.
+    """Return the checkpoint file for the `path` of `--resume` or another option.
 
-    It is the file itself, the first of `names` in a folder, or what is fetched from a URL.
+    It is `path` itself, the first of `names` in the folder `path`, or the file that is downloaded from a URL.
     """
     if download.is_url(path):
         return download.fetch(path)

@@ -1,16 +1,19 @@
-"""Unpickling that runs no code, for a torch whose `weights_only` has no list of what is allowed."""
+"""Unpickling that runs no code, for a torch whose `weights_only` has no allow-list."""
+
+from __future__ import annotations
 
 import argparse
 import collections
 import pickle
+from typing import Any, BinaryIO
 
 import torch
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds tensors, plain containers and Namespaces; refuses every other name, so a file cannot run code."""
+    """Unpickler of tensors, plain containers and Namespaces; it refuses every other name, so a file cannot run code."""
 
-    ALLOWED = {
+    ALLOWED: dict[tuple[str, str], Any] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("argparse", "Namespace"): argparse.Namespace,
         ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
@@ -18,7 +21,7 @@ class _Unpickler(pickle.Unpickler):
         ("torch", "Size"): torch.Size,
     }
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.ALLOWED:
             return self.ALLOWED[module, name]
         if module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype)):
@@ -27,12 +30,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 class TensorsOnly:
-    """What torch.load needs of a pickle module, where torch has no `weights_only` with an allow-list."""
+    """The `pickle_module` of torch.load where `weights_only` has no allow-list."""
 
     __name__ = "tensors_only"
     Unpickler = _Unpickler
     UnpicklingError = pickle.UnpicklingError
 
     @staticmethod
-    def load(file, **options):
+    def load(file: BinaryIO, **options: Any) -> Any:
+        """Return the object that is pickled in `file`."""
         return _Unpickler(file, **options).load()

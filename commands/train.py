@@ -52,7 +52,7 @@ def main(options: Options) -> None:
     try:
         ranks.watch(report_line)
         plan = find_plan(options, ranks)
-        loaders = datasets.build_loaders(options, ranks, plan.loaded and plan.loaded.get("classes"))
+        loaders = datasets.build_loaders(options, ranks, (plan.loaded or {}).get("classes"))
         run = build.build_run(options, ranks, logger, loaders.classes, plan)
         if not options.dry_run:
             begin(options, run, plan)

@@ -1,9 +1,12 @@
-"""What the families of models share."""
+"""Layers and methods that the families of models share."""
+
+from __future__ import annotations
 
 import sys
+from typing import Any, Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from runtime.compat import DropPath, feature_getter, register_model
@@ -13,14 +16,41 @@ from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 class ImageModel(nn.Module):
     """A classifier (B, in_chans, S, S) -> (B, num_classes) with timm's methods.
 
-    A subclass has the layer `head`, `num_features`, `depths`, `patch_size`, `block_of`, and the parts of its
-    computation: `embed`, `run_stage` and `normalise`. It applies its blocks by `apply_block`, in whose place a compiled
-    function may be put. `num_classes=0` leaves the pooled features (B, num_features).
+    A subclass defines the attributes below, `block_of`, and the parts of its computation: `embed`, `run_stage`,
+    `normalise` and `forward_head`. It calls its blocks through `apply_block`, which a compiled function may replace.
+    With `num_classes=0` the output is the pooled features (B, num_features).
     """
 
-    def set_config(self, image_size, in_chans, first_conv, classifier):
+    num_classes: int
+    num_features: int
+    depths: tuple[int, ...]  # blocks of each stage
+    patch_size: int
+    head: nn.Module
+    apply_block: Callable[..., Tensor]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the input of the first stage for images (B, in_chans, S, S)."""
+        raise NotImplementedError
+
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
+        """Return the output of a stage for its input."""
+        raise NotImplementedError
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return the output of the last stage after the final norm."""
+        raise NotImplementedError
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits (B, num_classes), or with `pre_logits` the pooled features."""
+        raise NotImplementedError
+
+    def block_of(self, name: str) -> int | None:
+        """Return the number of the block of the parameter `name`: -1 for the stem, None after the last block."""
+        raise NotImplementedError
+
+    def set_config(self, image_size: int, in_chans: int, first_conv: str, classifier: str) -> None:
         """Set timm's `pretrained_cfg`, from which it derives the evaluation transform of images of `image_size`."""
-        self.pretrained_cfg = self.default_cfg = {
+        self.default_cfg: dict[str, Any] = {
             "input_size": (in_chans, image_size, image_size),
             "num_classes": self.num_classes,
             "mean": IMAGENET_MEAN,
@@ -30,27 +60,30 @@ class ImageModel(nn.Module):
             "first_conv": first_conv,
             "classifier": classifier,
         }
+        self.pretrained_cfg = self.default_cfg
 
-    def make_classifier(self, num_classes):
-        """Linear, or Identity where there are no classes."""
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        """Return a Linear layer, or Identity for no classes."""
         return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
-    def get_classifier(self):
-        """The last layer."""
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
         return self.head
 
-    def reset_classifier(self, num_classes):
-        """Replace the last layer by a fresh one of `num_classes` outputs."""
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one of `num_classes` outputs."""
         self.num_classes = num_classes
         self.head = self.make_classifier(num_classes)
 
-    def group_matcher(self, coarse=False):
-        """A function from a parameter's name to the number of its layer: 0 for the stem, 1 for the first block (with
-        `coarse` for the first stage), the last for the norm and the head. What halves the tokens belongs to the block
-        after it."""
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """Return a function from a parameter's name to the number of its layer, for layer decay.
+
+        It is 0 for the stem, 1 for the first block (with `coarse` for the first stage), and so on; the last one for the
+        norm and the head. A downsampling layer belongs to the block after it.
+        """
         last = [sum(self.depths[: stage + 1]) for stage in range(len(self.depths))]
 
-        def layer_of(name):
+        def layer_of(name: str) -> int:
             block = self.block_of(name)
             if block is None:
                 return 1 + (len(self.depths) if coarse else last[-1])
@@ -59,8 +92,8 @@ class ImageModel(nn.Module):
         return layer_of
 
     @property
-    def feature_info(self):
-        """Of each stage's outcome its channels and the pixels a side of one of its places, as timm says it."""
+    def feature_info(self) -> list[dict[str, Any]]:
+        """timm's description of each stage's output: its channels, its stride in pixels, its name."""
         last = len(self.depths) - 1
         return [
             {
@@ -71,24 +104,30 @@ class ImageModel(nn.Module):
             for stage in range(last + 1)
         ]
 
-    def as_image(self, x):
-        """What `run_stage` gives, as (B, C, H, W)."""
+    def as_image(self, x: Tensor) -> Tensor:
+        """Return the output of a stage as (B, C, H, W)."""
         return x
 
-    def forward_features(self, x):
-        """The outcome of the last stage, normalised."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the output of the last stage, normalised."""
         x = self.embed(x)
         for stage in range(len(self.depths)):
             x = self.run_stage(x, stage)
         return self.normalise(x)
 
     def forward_intermediates(
-        self, x, indices=None, norm=False, stop_early=False, output_fmt="NCHW", intermediates_only=False
-    ):
-        """The outcomes of the stages `indices` (all; the last so many; or their numbers), each (B, C, H, W), after what
-        `forward_features` gives unless `intermediates_only`; with `norm` the last one is normalised.
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Return (features, [outputs of stages, each (B, C, H, W)]), or the list alone if `intermediates_only`.
 
-        ValueError for a stage that there is not, and for another format than NCHW.
+        `indices` are None for all stages, a number for so many last ones, or the stages' numbers; with `norm` the last
+        stage's output is normalised. ValueError for a stage that does not exist, and for a format other than NCHW.
         """
         if output_fmt != "NCHW":
             raise ValueError("output_fmt %r: there is only NCHW" % (output_fmt,))
@@ -101,12 +140,12 @@ class ImageModel(nn.Module):
         intermediates = [self.as_image(found[stage]) for stage in wanted]
         return intermediates if intermediates_only else (self.normalise(x), intermediates)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
 
-def _stages_of(indices, count):
-    """The numbers of the stages that timm's `indices` mean."""
+def _stages_of(indices: int | Sequence[int] | None, count: int) -> list[int]:
+    """Return the numbers of the stages that timm's `indices` mean."""
     if indices is None:
         return list(range(count))
     numbers = list(range(-indices, 0)) if isinstance(indices, int) else list(indices)
@@ -115,69 +154,72 @@ def _stages_of(indices, count):
     return [number % count for number in numbers]
 
 
-def drop_path_of(rate):
-    """DropPath, or Identity where nothing is dropped."""
+def make_drop_path(rate: float) -> nn.Module:
+    """Return DropPath, or Identity for rate 0."""
     return DropPath(rate) if rate else nn.Identity()
 
 
-def rising_rates(last_rate, blocks):
-    """A rate for each block, rising linearly from 0 to `last_rate`."""
+def rising_rates(last_rate: float, blocks: int) -> list[float]:
+    """Return a rate for each block, rising linearly from 0 to `last_rate`."""
     return [last_rate * block / max(blocks - 1, 1) for block in range(blocks)]
 
 
-def branch_scale(drop_path, x, training):
-    """Drop path's factors (B, 1, ...) for a branch of `x` (B, ...), None where there are none.
+def branch_scale(drop_path: nn.Module, x: Tensor, training: bool) -> Tensor | None:
+    """Return drop path's factors (B, 1, ...) for a branch of `x` (B, ...); None where nothing is dropped.
 
-    They are drawn outside a block, so that blocks that differ by their rate alone are one function to compile.
+    They are sampled outside a block, so that blocks that differ in their rate alone compile to one function.
     """
     if not training or isinstance(drop_path, nn.Identity):
         return None
     return drop_path(x.new_ones([x.shape[0]] + [1] * (x.dim() - 1)))
 
 
-def scaled(branch, scale):
-    """`branch` times the factors that `branch_scale` gave."""
+def scaled(branch: Tensor, scale: Tensor | None) -> Tensor:
+    """Return `branch` times the factors of `branch_scale`."""
     return branch if scale is None else branch * scale
 
 
-def left_product(layer, tokens):
-    """The linear map of `layer`, a Linear or 1x1 Conv2d, over the middle axis of `tokens` (N, S, features)."""
+def left_product(layer: Any, tokens: Tensor) -> Tensor:
+    """Return the linear map of `layer`, a Linear or 1x1 Conv2d, over the middle axis of `tokens` (N, S, features)."""
     weight = layer.weight.flatten(1).expand(tokens.shape[0], -1, -1)
     return torch.baddbmm(layer.bias.view(1, -1, 1), weight, tokens)
 
 
-def depthwise(conv, x):
-    """The depthwise 3x3 `conv` of `x` (B, C, H, W)."""
+def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the depthwise 3x3 `conv` of `x` (B, C, H, W)."""
     kernel = conv.weight
-    kernel = kernel.flatten(1).view(kernel.shape)  # so that its gradient comes in its own strides, as DDP wants it
+    kernel = kernel.flatten(1).view(kernel.shape)  # so that its gradient has its own strides, as DDP wants it
     return functional.conv2d(x, kernel, conv.bias, padding=1, groups=kernel.shape[0])
 
 
-def check_image_size(x, size):
+def check_image_size(x: Tensor, size: int) -> None:
     """Raise ValueError unless the images `x` (B, C, H, W) are `size` x `size`."""
     if x.shape[2:] != (size, size):
         height, width = x.shape[2:]
         raise ValueError("images of %d x %d pixels: this model was made for %d x %d" % (height, width, size, size))
 
 
-def stage_sides(image_size, patch_size, stages):
-    """Tokens a side at each stage; ValueError where a stage would have to cut a token in half."""
+def stage_sides(image_size: int, patch_size: int, stages: int) -> list[int]:
+    """Return the tokens along a side at each stage; ValueError where a stage would have to cut a token in half."""
     divisor = patch_size * 2 ** (stages - 1)
     if image_size < divisor or image_size % divisor:
         raise ValueError("image_size %s is not a multiple of %d" % (image_size, divisor))
     return [image_size // patch_size // 2**stage for stage in range(stages)]
 
 
-def with_published_names(keywords):
-    """`keywords` with timm's and the published `img_size` under the name `image_size`."""
+def with_published_names(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Return `keywords` with the value of `img_size`, timm's and the published name, as `image_size`."""
     keywords = dict(keywords)
     if "img_size" in keywords:
         keywords["image_size"] = keywords.pop("img_size")
     return keywords
 
 
-def make(kind, defaults, keywords):
-    """The `kind` of model with these defaults and timm's keywords; `features_only` leaves its stages' outcomes."""
+def make(kind: type[ImageModel], defaults: dict[str, Any], keywords: dict[str, Any]) -> nn.Module:
+    """Return a model of this kind with these defaults and timm's keywords.
+
+    With `features_only` its output is the list of its stages' outputs, or of those in `out_indices`.
+    """
     keywords = dict(defaults, **with_published_names(keywords))
     if not keywords.pop("features_only", False):
         return kind(**keywords)
@@ -187,10 +229,13 @@ def make(kind, defaults, keywords):
     return feature_getter(model, _stages_of(indices, len(model.depths)))
 
 
-def register(kind, name, **defaults):
-    """Register with timm, under `name`, the function that builds a `kind` of model with these defaults; the name."""
+def register(kind: type[ImageModel], name: str, **defaults: Any) -> str:
+    """Register with timm, under `name`, a function that builds this kind of model with these defaults.
 
-    def build(**keywords):
+    Returns the name.
+    """
+
+    def build(**keywords: Any) -> nn.Module:
         return make(kind, defaults, keywords)
 
     build.__name__ = build.__qualname__ = name

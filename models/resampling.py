@@ -1,30 +1,35 @@
-"""Weights learnt at one image size for another: what mixes tokens by their places is resampled between the two grids.
+"""Weights trained at one image size for another: layers that mix tokens by position are resampled between the grids.
 
 W interpolates a line linearly from the shorter length to the longer, and V, its pseudo-inverse, goes back by least
 squares. A matrix M that mixes the tokens of a line becomes W M V for a longer one, V M W for a shorter, a bias b
-becomes W b or V b. So a longer line that was interpolated from a short one is mixed as that one was, and what has grown
-and shrunk again is what it was. The token MLP of SPACH takes its input and gives its output likewise, row and column
+becomes W b or V b. So a longer line that was interpolated from a short one is mixed like that one, and enlarging and
+shrinking again changes nothing. The token MLP of SPACH takes its input and gives its output likewise, row and column
 alike; units beyond the old hidden width take part with weights 0 in the output, and where there are fewer, those with
 the largest weights remain.
 """
 
+from __future__ import annotations
+
+from typing import Mapping
+
 import torch
+from torch import Tensor
 
 _LINES = ("proj_h", "proh_w")  # sMLPNet's, 1x1 convolutions (S, S, 1, 1) over the S tokens of a row or column
 _TOKEN_MLP = "spatial_func.fc1.weight"
 
 
-def between(old, new):
-    """The matrix (new, old) that takes a line of `old` values to `new` places."""
+def interpolation_matrix(old: int, new: int) -> Tensor:
+    """Return the matrix (new, old) that resamples a line of `old` values to `new` positions."""
     if new < old:
-        return between(new, old).pinverse()
+        return interpolation_matrix(new, old).pinverse()
     centres = ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5).clamp(0, old - 1)
     distances = (centres[:, None] - torch.arange(old, dtype=torch.float64)).abs()
     return (1 - distances).clamp(min=0)
 
 
-def resample(weights, wanted):
-    """(`weights` with token mixers as large as those of the state_dict `wanted`, how many were resampled)."""
+def resample(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Return `weights` with token mixers as large as those of the state_dict `wanted`, and how many were resampled."""
     result, count = dict(weights), 0
     for name, value in wanted.items():
         if name not in weights or weights[name].shape == value.shape:
@@ -58,7 +63,7 @@ def _is_token_mlp(module, weights):
 def _line_mixer(module, weights, new):
     matrix, bias = weights[module + ".weight"], weights[module + ".bias"]
     old = len(matrix)
-    there, back = between(new, old), between(old, new)
+    there, back = interpolation_matrix(new, old), interpolation_matrix(old, new)
     return {
         module + ".weight": (back @ matrix.flatten(1).double() @ there).to(matrix.dtype)[:, :, None, None],
         module + ".bias": (back @ bias.double()).to(bias.dtype),
@@ -87,12 +92,12 @@ def _token_mlp(module, weights, wanted):
 
 
 def _grid(old, new):
-    """`between` for the tokens of an image, row after row: (new * new, old * old)."""
-    along = between(old, new)
+    """Return the interpolation matrix for the tokens of an image, row after row: (new * new, old * old)."""
+    along = interpolation_matrix(old, new)
     return torch.einsum("ab,cd->acbd", along, along).reshape(new * new, old * old)
 
 
 def _largest(first, second, count):
-    """At most `count` hidden units in their order, those with the largest product of input and output weights."""
+    """Return at most `count` hidden units, in order: those with the largest product of input and output weights."""
     size = first.norm(dim=1) * second.norm(dim=0)
     return size.argsort(descending=True)[:count].sort()[0]

@@ -4,14 +4,16 @@ Parameter names equal the published code's (microsoft/SPACH, models/shiftvit.py)
 directions.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers import (
     ImageModel,
     branch_scale,
-    drop_path_of,
+    make_drop_path,
     register,
     rising_rates,
     scaled,
@@ -29,13 +31,13 @@ class ConvMLP(nn.Module):
         self.fc2 = nn.Conv2d(hidden, dim, kernel_size=1)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.drop(functional.gelu(pointwise(self.fc1, x)))
         return self.drop(pointwise(self.fc2, x))
 
 
-def pointwise(conv, x):
-    """The 1x1 `conv` of `x`; a product where the channels of a place lie side by side."""
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the 1x1 `conv` of `x`, as a matrix product where `x` is channels_last."""
     if not x.is_contiguous(memory_format=torch.channels_last):
         return conv(x)
     return functional.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
@@ -49,18 +51,18 @@ class ShiftBlock(nn.Module):
         if dim // n_div < 1:
             raise ValueError("n_div %d: there are only %d channels" % (n_div, dim))
         self.shifted = dim // n_div  # channels in each direction
-        self.drop_path = drop_path_of(drop_path_rate)
+        self.drop_path = make_drop_path(drop_path_rate)
         self.norm2 = nn.GroupNorm(1, dim)
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio), drop_rate)
 
-    def forward(self, x, scale=None):
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
         x = shift(x, self.shifted)
         return x + scaled(self.mlp(self.norm2(x)), scale)
 
 
-def shift(x, count):
-    """`x` (B, C, H, W) with its first `count` channels one place to the left, the next ones to the right, up and down;
-    zeros flow in, and what leaves is lost."""
+def shift(x: Tensor, count: int) -> Tensor:
+    """Return `x` (B, C, H, W) with its first `count` channels shifted by one pixel to the left, the next ones to the
+    right, up and down; zeros fill the edge."""
     left, right, up, down = (x[:, part * count : (part + 1) * count] for part in range(4))
     moved = [
         functional.pad(left[..., 1:], (0, 1)),
@@ -74,9 +76,9 @@ def shift(x, count):
 class ShiftViT(ImageModel):
     """Stages of shift blocks over (B, embed_dim * 2**stage, S / patch_size / 2**stage, the same).
 
-    `depths` are the blocks of each stage, `mlp_ratio` the MLPs' expansion, 4 / `n_div` the share of channels that are
-    shifted; `drop_path_rate` is the last block's, rising linearly from 0. ValueError for a size that the stages cannot
-    halve, TypeError for an unknown keyword.
+    `depths` are the blocks of each stage, `mlp_ratio` the MLPs' expansion, 4 / `n_div` the fraction of channels
+    that are shifted; `drop_path_rate` is the last block's, rising linearly from 0. ValueError for a size that the
+    stages cannot halve, TypeError for an unknown keyword.
     """
 
     def __init__(
@@ -118,8 +120,7 @@ class ShiftViT(ImageModel):
         self.set_config(image_size, in_chans, "patch_embed.proj", "head")
         self.apply_block = _apply_block
 
-    def block_of(self, name):
-        """The number of the block that the parameter `name` belongs to, -1 for the stem, None after the last block."""
+    def block_of(self, name: str) -> int | None:
         words = name.split(".")
         if words[0] != "layers":
             return -1 if words[0] == "patch_embed" else None
@@ -128,17 +129,16 @@ class ShiftViT(ImageModel):
             return sum(self.depths[: stage + 1])
         return sum(self.depths[:stage]) + int(words[3])
 
-    def make_classifier(self, num_classes):
-        """Linear, or Identity where there are no classes."""
+    def make_classifier(self, num_classes: int) -> nn.Module:
         head = super().make_classifier(num_classes)
         _initialise(head)
         return head
 
-    def embed(self, x):
+    def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, S, S) -> (B, embed_dim, S / patch_size, S / patch_size), normalised."""
         return self.pos_drop(self.patch_embed.norm(self.patch_embed.proj(x)))
 
-    def run_stage(self, x, stage):
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
         """(B, C, H, W) -> the same, after the first stage (B, 2 C, H / 2, W / 2)."""
         if stage:
             downsample = self.layers[stage - 1].downsample
@@ -147,12 +147,10 @@ class ShiftViT(ImageModel):
             x = self.apply_block(x, block, branch_scale(block.drop_path, x, self.training))
         return x
 
-    def normalise(self, x):
-        """The norm before the head."""
+    def normalise(self, x: Tensor) -> Tensor:
         return self.norm(x)
 
-    def forward_head(self, x, pre_logits=False):
-        """Mean over the places, then the classifier unless `pre_logits`."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean(dim=(2, 3))
         return x if pre_logits else self.head(x)
 

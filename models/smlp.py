@@ -4,8 +4,12 @@ Parameter names equal the published code's (microsoft/SPACH, models/smlp.py), th
 weights move in both directions.
 """
 
+from __future__ import annotations
+
+from typing import Any, Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers import (
@@ -13,9 +17,9 @@ from models.layers import (
     branch_scale,
     check_image_size,
     depthwise,
-    drop_path_of,
     left_product,
     make,
+    make_drop_path,
     rising_rates,
     scaled,
     stage_sides,
@@ -24,8 +28,8 @@ from runtime.compat import register_model
 from runtime.names import TOKEN_LAYOUTS
 
 
-def recorded_layout(recorded):
-    """The token layout of the program that recorded these options; only the Ascend port has an option `npu`."""
+def recorded_layout(recorded: Mapping[str, Any]) -> str:
+    """Return the token layout of the program that recorded these options: only the Ascend port has an option `npu`."""
     return recorded.get("token_layout") or ("reshape" if "npu" in recorded else "permute")
 
 
@@ -38,7 +42,7 @@ class DepthwiseUnit(nn.Module):
         self.conv_merge.BN = nn.BatchNorm2d(dim)
         self.conv_merge.Conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return depthwise(self.conv_merge.Conv, functional.gelu(self.conv_merge.BN(x)))
 
 
@@ -57,7 +61,7 @@ class SparseMLP(nn.Module):
         self.fuse = nn.Conv2d(3 * dim, dim, kernel_size=1, bias=False)
         self.token_layout = token_layout
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = functional.gelu(self.BN(x))
         if self.token_layout == "reshape":
             row_mixed, column_mixed = self._mix_reshaped(x)
@@ -75,7 +79,7 @@ class SparseMLP(nn.Module):
         return row_mixed, column_mixed
 
     def _mix_channels_last(self, x):
-        """Mix and fuse where the channels of a token lie side by side: products alone, without a permuting copy."""
+        """Mix and fuse where `x` is channels_last: products alone, without a permuting copy."""
         tokens = x.permute(0, 2, 3, 1)
         batch, height, width, dim = tokens.shape
         rows, columns = tokens.reshape(batch * height, width, dim), tokens.reshape(batch, height, width * dim)
@@ -104,21 +108,21 @@ class FeedForward(nn.Module):
             nn.Dropout(drop_rate),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
 
 
 class ChannelsLast(nn.Module):
     """(B, C, H, W) -> (B, H, W, C)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1)
 
 
 class ChannelsFirst(nn.Module):
     """(B, H, W, C) -> (B, C, H, W)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)
 
 
@@ -177,30 +181,27 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
     def _set_drop_path(self, last_rate):
         """One rate a block, shared by its two branches, which draw independently."""
         for rate in rising_rates(last_rate, len(self.token_mix)):
-            self.drop_path.append(drop_path_of(rate))
+            self.drop_path.append(make_drop_path(rate))
 
-    def block_of(self, name):
-        """The number of the block that the parameter `name` belongs to, -1 for the stem, None after the last block."""
+    def block_of(self, name: str) -> int | None:
         kind, number = name.split(".")[:2]
         if kind == "to_patch_embedding":
             return sum(self.depths[: int(number)]) if int(number) else -1
         return int(number) if kind in ("token_mix", "channel_mix") else None
 
-    def get_classifier(self):
-        """The last layer: Linear, or Identity where there are no classes."""
+    def get_classifier(self) -> nn.Module:
         return self.mlp_head[0]
 
-    def reset_classifier(self, num_classes):
-        """Replace the last layer by a fresh one of `num_classes` outputs."""
+    def reset_classifier(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.mlp_head[0] = self.make_classifier(num_classes)
 
-    def embed(self, x):
+    def embed(self, x: Tensor) -> Tensor:
         """Return `x`, since each stage has an embedding of its own; ValueError for images of another size."""
         check_image_size(x, self.image_size)
         return x
 
-    def run_stage(self, x, stage):
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
         """(B, C, H, W) -> (B, dim * 2**stage, H / 2, W / 2), in the first stage H / patch_size."""
         x = self.to_patch_embedding[stage](x)
         first = sum(self.depths[:stage])
@@ -209,12 +210,10 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
             x = self.apply_block(x, self.token_mix[block], self.channel_mix[block], *scales)
         return x
 
-    def normalise(self, x):
-        """The norm before the head."""
+    def normalise(self, x: Tensor) -> Tensor:
         return self.batch_norm(x)
 
-    def forward_head(self, x, pre_logits=False):
-        """Mean over the tokens, then the classifier unless `pre_logits`."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean(dim=(2, 3))
         return x if pre_logits else self.mlp_head(x)
 
@@ -230,19 +229,19 @@ def _build(defaults, kwargs):
 
 
 @register_model
-def smlpnet_tiny(**kwargs):
+def smlpnet_tiny(**kwargs: Any) -> nn.Module:
     """sMLPNet-T: 24.1 M parameters, 5.0 GFLOPs at 224x224, 81.9 % on ImageNet (published)."""
     return _build({"dim": 80, "depths": (2, 8, 14, 2), "drop_path_rate": 0.0}, kwargs)
 
 
 @register_model
-def smlpnet_small(**kwargs):
+def smlpnet_small(**kwargs: Any) -> nn.Module:
     """sMLPNet-S: 48.6 M parameters, 10.3 GFLOPs at 224x224, 83.1 % on ImageNet (published)."""
     return _build({"dim": 96, "depths": (2, 10, 24, 2), "drop_path_rate": 0.2}, kwargs)
 
 
 @register_model
-def smlpnet_base(**kwargs):
+def smlpnet_base(**kwargs: Any) -> nn.Module:
     """sMLPNet-B: 65.9 M parameters, 14.0 GFLOPs at 224x224, 83.4 % on ImageNet (published)."""
     return _build({"dim": 112, "depths": (2, 10, 24, 2), "drop_path_rate": 0.3}, kwargs)
 

@@ -3,8 +3,10 @@
 Parameter names equal the published code's (microsoft/SPACH, models/spach), so that weights move in both directions.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models.layers import (
@@ -12,8 +14,8 @@ from models.layers import (
     branch_scale,
     check_image_size,
     depthwise,
-    drop_path_of,
     left_product,
+    make_drop_path,
     register,
     rising_rates,
     scaled,
@@ -37,7 +39,7 @@ class SpatialAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -53,7 +55,7 @@ class SpatialMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, tokens)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.drop(functional.gelu(left_product(self.fc1, x)))
         return self.drop(left_product(self.fc2, x))
 
@@ -67,7 +69,7 @@ class ChannelMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.drop(self.fc2(self.drop(functional.gelu(self.fc1(x)))))
 
 
@@ -79,7 +81,7 @@ class PositionalConv(nn.Module):
         self.side = side
         self.net = nn.ModuleDict({"1": nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim)})
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return to_tokens(depthwise(self.net["1"], to_image(x, self.side)))
 
 
@@ -92,7 +94,7 @@ class Downsample(nn.Module):
         conv = nn.Conv2d(dim // 2, dim, kernel_size=2, stride=2, bias=False)
         self.net = nn.ModuleDict({"1": nn.Sequential(conv, nn.GroupNorm(1, dim))})
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return to_tokens(self.net["1"](to_image(x, 2 * self.side)))
 
 
@@ -108,10 +110,10 @@ class MixingBlock(nn.Module):
             self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.channel_func = ChannelMLP(dim, int(dim * channel_ratio), drop_rate)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.drop_path = drop_path_of(drop_path_rate)
+        self.drop_path = make_drop_path(drop_path_rate)
         self.cpe_net = PositionalConv(dim, side)
 
-    def forward(self, x, spatial_scale=None, channel_scale=None):
+    def forward(self, x: Tensor, spatial_scale: Tensor | None = None, channel_scale: Tensor | None = None) -> Tensor:
         mixed = x
         if hasattr(self, "spatial_func"):
             mixed = x + scaled(self.gamma_1 * self.spatial_func(self.norm1(x)), spatial_scale)
@@ -194,8 +196,7 @@ class Spach(ImageModel):
             return SpatialMLP(side * side, int(side * side * self.token_ratio), self.drop_rate)
         return None
 
-    def block_of(self, name):
-        """The number of the block that the parameter `name` belongs to, -1 for the stem, None after the last block."""
+    def block_of(self, name: str) -> int | None:
         first, second = name.split(".")[:2]
         if first in ("stem", "norm1"):
             return -1
@@ -204,19 +205,19 @@ class Spach(ImageModel):
         stage = self.stage_names.index(first)
         return sum(self.depths[:stage]) + max(int(second) - (stage > 0), 0)
 
-    def make_classifier(self, num_classes):
-        """Linear with weights 0, or Identity where there are no classes."""
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        """Return a Linear layer with weights 0, or Identity for no classes."""
         head = super().make_classifier(num_classes)
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
         return head
 
-    def embed(self, x):
+    def embed(self, x: Tensor) -> Tensor:
         """(B, in_chans, S, S) -> (B, N, hidden_dim), normalised; ValueError where S is not `image_size`."""
         check_image_size(x, self.image_size)
         return self.norm1(to_tokens(self.stem.proj(x)))
 
-    def run_stage(self, x, stage):
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
         """(B, N, C) -> the same, after the first stage (B, N / 4, 2 C)."""
         for block in getattr(self, self.stage_names[stage]):
             if isinstance(block, Downsample):
@@ -226,16 +227,14 @@ class Spach(ImageModel):
             x = self.apply_block(x, block, *scales)
         return x
 
-    def normalise(self, x):
-        """The norm before the head."""
+    def normalise(self, x: Tensor) -> Tensor:
         return self.norm2(x)
 
-    def as_image(self, x):
+    def as_image(self, x: Tensor) -> Tensor:
         """(B, side * side, C) -> (B, C, side, side)."""
         return to_image(x, round(x.shape[1] ** 0.5))
 
-    def forward_head(self, x, pre_logits=False):
-        """Mean over the tokens, then the classifier unless `pre_logits`."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         x = x.mean(dim=1)
         return x if pre_logits else self.head(x)
 
@@ -244,13 +243,13 @@ def _apply_block(x, block, spatial_scale, channel_scale):
     return block(x, spatial_scale, channel_scale)
 
 
-def to_tokens(x):
+def to_tokens(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H W, C)."""
     x = x.permute(0, 2, 3, 1)
     return x.reshape(x.shape[0], -1, x.shape[3])  # torch 1.5 writes the batch of `flatten` into ONNX as a constant
 
 
-def to_image(x, side):
+def to_image(x: Tensor, side: int) -> Tensor:
     """(B, side side, C) -> (B, C, side, side)."""
     return x.reshape(x.shape[0], side, side, x.shape[2]).permute(0, 3, 1, 2)
 

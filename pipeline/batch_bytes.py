@@ -1,28 +1,48 @@
-"""Pictures as the bytes that they are until they reach the device, where they become normalised floats.
+"""Images as bytes until they reach the device, where they become normalised floats.
 
 A batch of bytes is a quarter of one of floats: less to copy between processes and to the device. What the published
 transform does after its conversion to floats, normalisation and random erasing, is done to the batch, with the same
-result to the last bit; only the random draws are made beside the picture.
+result to the last bit; only the random samples are drawn beside the image.
 """
 
+from __future__ import annotations
+
 import functools
-from collections import namedtuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
 import numpy
 import torch
+from torch import Tensor
 
 from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 
-# One picture, uint8 (H, W, 3), and its erased boxes: [(top, left, floats (3, h, w))].
-ImageBytes = namedtuple("ImageBytes", "bytes boxes")
-# uint8 (B, H, W, 3); int64 (B,); all boxes, int64 (n, 5) of (picture, top, left, h, w), and their floats in a row.
-ByteBatch = namedtuple("ByteBatch", "bytes targets boxes fills")
+if TYPE_CHECKING:
+    from runtime.device import Device
+
+
+class ImageBytes(NamedTuple):
+    """One image, uint8 (H, W, 3), and its erased boxes, [(top, left, floats (3, h, w))]."""
+
+    bytes: Tensor
+    boxes: list
+
+
+class ByteBatch(NamedTuple):
+    """Images, uint8 (B, H, W, 3), with their targets, int64 (B,), and their erased boxes.
+
+    `boxes` are int64 (n, 5) of (image, top, left, h, w), `fills` the floats in all of them.
+    """
+
+    bytes: Tensor
+    targets: Tensor
+    boxes: Tensor
+    fills: Tensor
 
 
 class ToBytes:
     """The published `transform` of a picture, split where it leaves the bytes: image -> ImageBytes."""
 
-    def __init__(self, transform):
+    def __init__(self, transform: Any) -> None:
         names = [type(step).__name__ for step in transform.transforms]
         middle = next(place for place, name in enumerate(names) if name.endswith("ToTensor"))
         if names[middle + 1 :] not in (["Normalize"], ["Normalize", "RandomErasing"]):
@@ -30,10 +50,10 @@ class ToBytes:
         self.steps = transform.transforms[:middle]
         self.erase = transform.transforms[-1] if names[-1] == "RandomErasing" else None
 
-    def __call__(self, picture):
+    def __call__(self, image: Any) -> ImageBytes:
         for step in self.steps:
-            picture = step(picture)
-        pixels = torch.from_numpy(numpy.array(picture, numpy.uint8, order="C"))
+            image = step(image)
+        pixels = torch.from_numpy(numpy.array(image, numpy.uint8, order="C"))
         boxes = _Boxes(pixels.shape)
         if self.erase is not None:
             self.erase(boxes)
@@ -45,37 +65,38 @@ class _Boxes:
 
     dtype = torch.float32
 
-    def __init__(self, shape):
-        self.shape, self.found = shape, []
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = shape
+        self.found: list[tuple[int, int, Tensor]] = []
 
-    def size(self):
+    def size(self) -> tuple[int, int, int]:
         height, width, channels = self.shape
         return channels, height, width
 
-    def __setitem__(self, place, values):
-        _, rows, columns = place
+    def __setitem__(self, key: Any, values: Tensor) -> None:
+        _, rows, columns = key
         height, width = rows.stop - rows.start, columns.stop - columns.start
         self.found.append((rows.start, columns.start, values.expand(-1, height, width)))
 
 
-def stack(pictures, targets):
-    """A ByteBatch of some ImageBytes of one size."""
-    boxes = [(number, top, left) + tuple(values.shape[1:]) for number, top, left, values in _boxes_of(pictures)]
-    fills = [values.reshape(-1) for _, _, _, values in _boxes_of(pictures)]
+def stack(images: Sequence[ImageBytes], targets: Sequence[int]) -> ByteBatch:
+    """Return the ByteBatch of some ImageBytes of one size."""
+    boxes = [(number, top, left) + tuple(values.shape[1:]) for number, top, left, values in _boxes_of(images)]
+    fills = [values.reshape(-1) for _, _, _, values in _boxes_of(images)]
     return ByteBatch(
-        torch.stack([picture.bytes for picture in pictures]),
+        torch.stack([image.bytes for image in images]),
         torch.tensor(targets),
         torch.tensor(boxes, dtype=torch.int64).reshape(-1, 5),
         torch.cat(fills) if fills else torch.zeros(0),
     )
 
 
-def _boxes_of(pictures):
-    return [(number,) + box for number, picture in enumerate(pictures) for box in picture.boxes]
+def _boxes_of(images: Sequence[ImageBytes]) -> list[Any]:
+    return [(number,) + box for number, image in enumerate(images) for box in image.boxes]
 
 
-def normalize(batch, device):
-    """(images (B, 3, H, W), targets (B,)) on the runtime.device.Device: normalised float32, the boxes erased.
+def normalize(batch: ByteBatch, device: Device) -> tuple[Tensor, Tensor]:
+    """Return (images (B, 3, H, W), targets (B,)) on the device: normalised float32, the boxes erased.
 
     The arithmetic is torchvision's ToTensor and Normalize, in their order: the same bits.
     """
@@ -91,5 +112,5 @@ def normalize(batch, device):
 
 
 @functools.lru_cache(maxsize=None)  # a copy to the device would wait for it in every step
-def _per_channel(values, torch_device):
+def _per_channel(values: tuple[float, ...], torch_device: torch.device) -> Tensor:
     return torch.tensor(values, device=torch_device).view(3, 1, 1)

@@ -1,9 +1,12 @@
 """Batches from loader processes to the device; a lost loader process is replaced."""
 
+from __future__ import annotations
+
 import functools
 import logging
 import signal
 import threading
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from torch.utils.data import DataLoader
 
@@ -12,11 +15,16 @@ from runtime.compat import KEEP_WORKERS
 from runtime.errors import RunError, UserError, reason
 from runtime.signals import ignore_stop_signals
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from runtime.device import Device
+
 MOST_LOSSES = 3  # loader processes lost in a row, without a batch in between, before the run gives up
 
 
-def collate(samples):
-    """(ByteBatch of the samples with a picture, or None where there are none; names of unreadable files)."""
+def collate(samples: Sequence[Any]) -> tuple[batch_bytes.ByteBatch | None, list[str]]:
+    """Return a ByteBatch of the readable samples, None where there are none, and the names of the unreadable files."""
     bad_files = [name for sample in samples for name in sample.bad_files]
     good = [sample for sample in samples if sample.pixels is not None]
     if not good:
@@ -33,8 +41,16 @@ class Batches:
     """
 
     def __init__(
-        self, dataset, batch_sampler, device, workers=0, timeout_s=0, pin_memory=False, skip_bad=False, parts=1
-    ):
+        self,
+        dataset: Any,
+        batch_sampler: Any,
+        device: Device,
+        workers: int = 0,
+        timeout_s: float = 0,
+        pin_memory: bool = False,
+        skip_bad: bool = False,
+        parts: int = 1,
+    ) -> None:
         self.dataset, self.batch_sampler, self.device = dataset, batch_sampler, device
         self.batch_size, self.image_count = batch_sampler.batch_size, len(dataset)
         self.skip_bad, self.parts, self.workers = skip_bad, parts, workers
@@ -53,24 +69,24 @@ class Batches:
         )
         self._loader = self._make_loader()
 
-    def __len__(self):
-        """Steps of an epoch."""
+    def __len__(self) -> int:
+        """Return the number of steps of an epoch."""
         return len(self.batch_sampler) // self.parts
 
-    def epoch(self, epoch, first_step=0):
-        """The batches of `epoch` from `first_step` on."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return an iterator over the batches of `epoch` from `first_step` on."""
         self.batch_sampler.set_epoch(epoch)
         return self._deliver(first_step * self.parts)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._deliver(0)
 
-    def images_of(self, epoch, number, rank):
-        """[(index, path)] of the images in the batch `number` of the virtual rank `rank`."""
+    def images_of(self, epoch: int, number: int, rank: int) -> list[tuple[int, str]]:
+        """Return [(index, path)] of the images in the batch `number` of the virtual rank `rank`."""
         self.batch_sampler.set_epoch(epoch)
         return [(index, self.dataset.images[index][0]) for index in self.batch_sampler.indices_of(number, rank)]
 
-    def _deliver(self, batch):
+    def _deliver(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.skipped = 0
         losses = 0
         while True:
@@ -78,7 +94,7 @@ class Batches:
             try:
                 for joined, bad_files in start(self._loader):
                     batch, losses = batch + 1, 0
-                    self._note(bad_files, 0 if joined is None else len(joined.targets))
+                    self._count_bad(bad_files, 0 if joined is None else len(joined.targets))
                     if joined is not None:
                         yield batch_bytes.normalize(joined, self.device)
                 return
@@ -88,7 +104,7 @@ class Batches:
                 losses += 1
                 self._replace_loader(error, losses)
 
-    def _note(self, bad_files, count):
+    def _count_bad(self, bad_files: list[str], count: int) -> None:
         if bad_files and not self.skip_bad:
             raise UserError(
                 "unreadable image: %s; repair or remove it, or pass --skip-bad-images" % bad_files[0], one_rank=True
@@ -100,7 +116,7 @@ class Batches:
             )
         self.skipped += len(bad_files)
 
-    def _replace_loader(self, error, losses):
+    def _replace_loader(self, error: Exception, losses: int) -> None:
         """Start new loader processes after some were lost."""
         if losses > MOST_LOSSES:
             raise RunError(
@@ -112,8 +128,8 @@ class Batches:
         self._loader = self._make_loader()
 
 
-def means_a_lost_process(error):
-    """Whether a loader raised `error` because a process of it is gone; what happens in the process says "Caught"."""
+def means_a_lost_process(error: BaseException) -> bool:
+    """Return whether a loader raised `error` because one of its processes is gone; errors in a process say "Caught"."""
     if isinstance(error, RuntimeError):
         signs = ("DataLoader worker (pid", "DataLoader timed out", "Pin memory thread", "items of ancdata")
         return any(sign in str(error) for sign in signs)
@@ -121,9 +137,12 @@ def means_a_lost_process(error):
     return isinstance(error, lost) and "Caught" not in str(error)
 
 
-def start(loader):
-    """The loader's iterator, without torch's handler of SIGCHLD: it raises wherever the main thread happens to be, in
-    the middle of an update too. A lost process is noticed all the same, when the next batch does not come."""
+def start(loader: DataLoader) -> Iterator[Any]:
+    """Return the loader's iterator, without torch's handler of SIGCHLD.
+
+    That raises wherever the main thread happens to be, even in the middle of an update. A lost process is noticed all
+    the same, when the next batch does not come.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL

@@ -1,4 +1,8 @@
-"""A contact sheet: small pictures in rows, each with two lines below it, as one PNG."""
+"""A contact sheet: small images in rows, each with two lines below it, as one PNG."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -7,8 +11,8 @@ from pipeline.reading import read_image
 COLUMNS, SIDE, GAP, LINE = 5, 160, 8, 16  # pixels, but for the columns
 
 
-def draw(entries, file):
-    """Write the PNG of the `entries`, (path of a picture, two lines of text), to the open `file`."""
+def draw(entries: Sequence[tuple[str, tuple[str, str]]], file: BinaryIO) -> None:
+    """Write the PNG of the `entries`, (path of an image, two lines of text), to the open `file`."""
     columns = max(1, min(COLUMNS, len(entries)))
     rows = max(1, -(-len(entries) // columns))
     width, height = SIDE + GAP, SIDE + 2 * LINE + GAP
@@ -19,20 +23,20 @@ def draw(entries, file):
     sheet.save(file, "PNG")
 
 
-def _tile(path, lines):
+def _tile(path: str, lines: tuple[str, str]) -> Image.Image:
     tile = Image.new("RGB", (SIDE, SIDE + 2 * LINE), "white")
-    picture = read_image(path)
-    scale = SIDE / max(picture.size)
-    picture = picture.resize([max(1, round(length * scale)) for length in picture.size], Image.BICUBIC)
-    tile.paste(picture, ((SIDE - picture.size[0]) // 2, (SIDE - picture.size[1]) // 2))
+    image = read_image(path)
+    scale = SIDE / max(image.size)
+    image = image.resize([max(1, round(length * scale)) for length in image.size], Image.BICUBIC)
+    tile.paste(image, ((SIDE - image.size[0]) // 2, (SIDE - image.size[1]) // 2))
     pen, font = ImageDraw.Draw(tile), ImageFont.load_default()
     for number, text in enumerate(lines):
         pen.text((2, SIDE + number * LINE), _drawable(text, font), fill="black", font=font)
     return tile
 
 
-def _drawable(text, font):
-    """`text` as far as the font can show it: Pillow's own was one of bitmaps, for Latin letters, before Pillow 10."""
+def _drawable(text: str, font: Any) -> str:
+    """Return `text` as far as the font can show it: before Pillow 10 the default font had Latin letters only."""
     if isinstance(font, ImageFont.ImageFont):
         return text.encode("latin-1", "replace").decode("latin-1")
     return text

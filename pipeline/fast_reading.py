@@ -1,7 +1,7 @@
 """`--loader fast`: the steps that take most of a loader's time, by faster libraries and with nearly the same pixels.
 
 libjpeg-turbo by simplejpeg, torch's resize of bytes, and OpenCV's affine maps take the place of Pillow's. The random
-draws are those of the exact steps. What differs is measured by `benchmark.py data`, which prints the PSNR.
+samples are those of the exact steps. What differs is measured by `benchmark.py data`, which prints the PSNR.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from typing import BinaryIO
+from typing import Any, BinaryIO, Callable
 
 import numpy
 import torch
@@ -34,8 +34,8 @@ _OPENCV_MODES = {0: 0, 2: 1, 3: 2}  # Pillow's nearest, bilinear and bicubic
 _PLAIN = ("YCbCr", "Gray", "RGB")  # what libjpeg-turbo turns to RGB as Pillow does
 
 
-def check():
-    """UserError where a library for `--loader fast` is missing."""
+def check() -> None:
+    """Raise UserError where a library for `--loader fast` is missing."""
     if MISSING:
         raise UserError("--loader fast: %s: pip install simplejpeg opencv-python-headless" % MISSING)
     if not resizes_bytes():
@@ -55,7 +55,7 @@ def decode_pixels(file: BinaryIO) -> numpy.ndarray:
     return numpy.array(decode(file))
 
 
-def _decode(data):
+def _decode(data: bytes) -> numpy.ndarray:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     limit = Image.MAX_IMAGE_PIXELS
     if colours not in _PLAIN or (limit and height * width > limit):
@@ -63,7 +63,7 @@ def _decode(data):
     return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
 
 
-def accelerate(transform):
+def accelerate(transform: Any) -> Any:
     """Return `transform` with its slow steps replaced, for the pixels of `decode_pixels`."""
     first, *others = transform.transforms
     if isinstance(first, RandomResizedCropAndInterpolation):
@@ -83,9 +83,9 @@ def accelerate(transform):
 
 
 class _RandomCrop:
-    """timm's random resized crop: uint8 (H, W, 3) -> picture."""
+    """timm's random resized crop: uint8 (H, W, 3) -> image."""
 
-    def __init__(self, exact):
+    def __init__(self, exact: Any) -> None:
         self.exact = exact
 
     def __call__(self, pixels):
@@ -99,7 +99,7 @@ class _RandomCrop:
 class _CentreOfResized:
     """Evaluation's resize of the shorter side, and the centre of it: uint8 (H, W, 3) -> uint8 (S, S, 3)."""
 
-    def __init__(self, exact, size):
+    def __init__(self, exact: Any, size: tuple[int, int]) -> None:
         self.exact, self.size = exact, size
 
     def __call__(self, pixels):
@@ -122,36 +122,36 @@ def _resized(views, size, mode):
 
 
 class _Affine:
-    """Stands in for the picture in timm's functions, which draw and compute the map, and applies it by OpenCV."""
+    """Stands in for the image in timm's functions, which sample and compute the map, and applies it by OpenCV."""
 
-    def __init__(self, picture):
-        self.picture, self.size = picture, picture.size
+    def __init__(self, image: Image.Image) -> None:
+        self.image, self.size = image, image.size
 
-    def transform(self, size, method, matrix, resample, fillcolor=0):
-        """The picture whose pixel (x, y) is the source's at (a x + b y + c, d x + e y + f), as Pillow counts."""
+    def transform(
+        self, size: tuple[int, int], method: Any, matrix: Any, resample: Any, fillcolor: Any = 0
+    ) -> Image.Image:
+        """Return the image whose pixel (x, y) is the source's at (a x + b y + c, d x + e y + f), as Pillow counts."""
         a, b, c, d, e, f = matrix
         # Pillow's coordinates are those of pixel corners, OpenCV's of centres
         centred = numpy.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])
         flags = cv2.WARP_INVERSE_MAP | _OPENCV_MODES[int(resample)]
         fill = fillcolor if isinstance(fillcolor, tuple) else (fillcolor,) * 3
-        return Image.fromarray(
-            cv2.warpAffine(numpy.asarray(self.picture), centred, size, flags=flags, borderValue=fill)
-        )
+        return Image.fromarray(cv2.warpAffine(numpy.asarray(self.image), centred, size, flags=flags, borderValue=fill))
 
-    def rotate(self, degrees, resample, fillcolor=0):
-        """The picture turned about its centre, counter-clockwise."""
+    def rotate(self, degrees: float, resample: Any, fillcolor: Any = 0) -> Image.Image:
+        """Return the image rotated about its centre, counter-clockwise."""
         cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         x, y = self.size[0] / 2, self.size[1] / 2
         matrix = (cosine, -sine, x - cosine * x + sine * y, sine, cosine, y - sine * x - cosine * y)
         return self.transform(self.size, Image.AFFINE, matrix, resample, fillcolor)
 
 
-def _by_opencv(apply):
-    """timm's function `apply` of a picture, with its affine map by OpenCV."""
+def _by_opencv(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Return timm's function `apply` of an image, with its affine map by OpenCV."""
 
     @functools.wraps(apply)
-    def faster(picture, *levels, **options):
-        return apply(_Affine(picture), *levels, **options)
+    def faster(image: Any, *levels: Any, **options: Any) -> Any:
+        return apply(_Affine(image), *levels, **options)
 
     return faster
 
@@ -159,9 +159,9 @@ def _by_opencv(apply):
 _SMOOTH = numpy.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], numpy.float32) / 13  # Pillow's ImageFilter.SMOOTH
 
 
-def _sharpness(picture, factor, **_):
-    """Pillow's ImageEnhance.Sharpness."""
-    pixels = numpy.asarray(picture)
+def _sharpness(image: Image.Image, factor: float, **_: Any) -> Image.Image:
+    """Return the image as of Pillow's ImageEnhance.Sharpness."""
+    pixels = numpy.asarray(image)
     smooth = cv2.filter2D(pixels, -1, _SMOOTH)
     smooth[[0, -1]], smooth[:, [0, -1]] = pixels[[0, -1]], pixels[:, [0, -1]]
     return Image.fromarray(cv2.addWeighted(pixels, factor, smooth, 1 - factor, 0))

@@ -1,35 +1,46 @@
-"""What the pictures of a data set say about it: findings as plain numbers, for JSON, and as lines."""
+"""Findings about a data set, from what was found in its images: plain numbers, for JSON, and lines for people."""
 
-from collections import namedtuple
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
 
 import numpy
 
-from pipeline.inspection import MOST_NAMED
+from pipeline.inspection import MOST_NAMED, InspectionResult
 from runtime.errors import printable, shown
 
 _IN_LINES = 10
 _CLASSES_SHOWN = 3
 
-# An ImageIndex, the Found of its pictures, a Sample of the other files, {class: why it cannot be listed}.
-Part = namedtuple("Part", "images found strangers closed")
-
 
 class Sample:
-    """Names, of which all are counted and the first MOST_NAMED kept."""
+    """Names: all are counted, the first MOST_NAMED are kept."""
 
-    def __init__(self):
-        self.count, self.first = 0, []
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[str] = []
 
-    def add(self, name):
+    def add(self, name: str) -> None:
         self.count += 1
         if len(self.first) < MOST_NAMED:
             self.first.append(name)
 
 
-def findings_of(parts, input_size):
-    """All that is to be told of the {"train": Part, "val": Part}; "harmful" has a line for each kind of harm."""
+@dataclass
+class Part:
+    """What is known of train/ or val/."""
+
+    images: Any  # pipeline.index.ImageIndex
+    found: InspectionResult
+    strangers: Sample  # files that are no images
+    closed: dict[str, str]  # {class: why it cannot be listed}
+
+
+def findings_of(parts: dict[str, Part], input_size: int) -> dict[str, Any]:
+    """Return the findings about {"train": Part, "val": Part}; "harmful" has a line for each kind of harm."""
     names = {part: set(of.images.classes) | set(of.closed) for part, of in parts.items()}
-    findings = {part: _findings_of_part(of, input_size) for part, of in parts.items()}
+    findings: dict[str, Any] = {part: _findings_of_part(of, input_size) for part, of in parts.items()}
     findings["only_in_train"] = sorted(names["train"] - names["val"])
     findings["only_in_val"] = sorted(names["val"] - names["train"])
     findings["leaks"], findings["duplicates"] = _equal_files(parts)
@@ -38,7 +49,7 @@ def findings_of(parts, input_size):
     return findings
 
 
-def _findings_of_part(part, input_size):
+def _findings_of_part(part: Part, input_size: int) -> dict[str, Any]:
     images, found = part.images, part.found
     counts = numpy.bincount(images.targets, minlength=len(images.classes)).tolist()
     ranked = sorted(zip(counts, images.classes))
@@ -47,7 +58,7 @@ def _findings_of_part(part, input_size):
         "images": len(images),
         "broken": {
             "count": found.broken_count,
-            "files": [{"file": _place(images, at), "reason": reason} for at, reason in found.first_broken.items()],
+            "files": [{"file": _path_of(images, at), "reason": reason} for at, reason in found.first_broken.items()],
         },
         "classes": len(images.classes),
         "empty_classes": [name for count, name in ranked if count == 0],
@@ -62,20 +73,20 @@ def _findings_of_part(part, input_size):
     }
 
 
-def _place(images, number):
-    """The path of an image below train/ or val/."""
+def _path_of(images: Any, number: int) -> str:
+    """Return the path of an image below train/ or val/."""
     return images[number][0][len(images.folder) :].lstrip("/")
 
 
-def _sizes(sides):
+def _sizes(sides: numpy.ndarray) -> dict[str, Any] | None:
     sides = sides[sides > 0]
     if not len(sides):
         return None
     return {"min": int(sides.min()), "median": float(numpy.median(sides)), "max": int(sides.max())}
 
 
-def _equal_files(parts):
-    """({"count", "groups"} of groups of equal files in both parts, the same of those within one)."""
+def _equal_files(parts: dict[str, Part]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return {"count", "groups"} of the groups of equal files across both parts, and of those within one."""
     numbers = {name: numpy.flatnonzero(part.found.sizes[:, 0] > 0) for name, part in parts.items()}
     digests = numpy.concatenate([parts[name].found.digests[of] for name, of in numbers.items()])
     places = numpy.concatenate([of for of in numbers.values()])
@@ -83,20 +94,21 @@ def _equal_files(parts):
     order = numpy.lexsort((digests[:, 1], digests[:, 0]))
     differs = (digests[order][1:] != digests[order][:-1]).any(axis=1)
     starts = numpy.concatenate([[0], numpy.flatnonzero(differs) + 1, [len(order)]])
-    leaks, duplicates = {"count": 0, "groups": []}, {"count": 0, "groups": []}
+    leaks: dict[str, Any] = {"count": 0, "groups": []}
+    duplicates: dict[str, Any] = {"count": 0, "groups": []}
     for which in numpy.flatnonzero(numpy.diff(starts) > 1).tolist():
         members = order[starts[which] : starts[which + 1]]
         group = leaks if len(set(is_val[members].tolist())) > 1 else duplicates
         group["count"] += 1
         if len(group["groups"]) < MOST_NAMED:
             named = [("val" if is_val[one] else "train", places[one]) for one in members[:MOST_NAMED].tolist()]
-            group["groups"].append(sorted(part + "/" + _place(parts[part].images, place) for part, place in named))
+            group["groups"].append(sorted(part + "/" + _path_of(parts[part].images, place) for part, place in named))
     for group in (leaks, duplicates):
         group["groups"].sort()
     return leaks, duplicates
 
 
-def _harm_of(findings):
+def _harm_of(findings: dict[str, Any]) -> list[str]:
     lines = []
     for part in ("train", "val"):
         found = findings[part]
@@ -110,18 +122,18 @@ def _harm_of(findings):
         if findings[key]:
             lines.append(form % len(findings[key]))
     if findings["leaks"]["count"]:
-        lines.append("%d image(s) in train and val both" % findings["leaks"]["count"])
+        lines.append("%d image(s) in both train and val" % findings["leaks"]["count"])
     return lines
 
 
-def lines_of(findings):
-    """The findings for people."""
+def lines_of(findings: dict[str, Any]) -> list[str]:
+    """Return the findings as lines for people."""
     lines = []
     for part in ("train", "val"):
         lines += _lines_of_part(part, findings[part], findings["input_size"])
     lines += _named("classes in train only", findings["only_in_train"])
     lines += _named("classes in val only", findings["only_in_val"])
-    for key, title in (("leaks", "images in train and val both"), ("duplicates", "images more than once in one")):
+    for key, title in (("leaks", "images in both train and val"), ("duplicates", "duplicate images within a split")):
         groups = [" = ".join(shown(name) for name in group[:4]) for group in findings[key]["groups"]]
         lines += _named(title, groups, findings[key]["count"], str)
     if findings["harmful"]:
@@ -129,8 +141,8 @@ def lines_of(findings):
     return lines + ["Fit for training"]
 
 
-def _lines_of_part(part, found, input_size):
-    def classes(pairs):
+def _lines_of_part(part: str, found: dict[str, Any], input_size: int) -> list[str]:
+    def classes(pairs: Any) -> str:
         return ", ".join("%s (%d)" % (printable(name), count) for name, count in pairs)
 
     lines = ["%s: %d images of %d classes" % (part, found["images"], found["classes"])]
@@ -148,12 +160,14 @@ def _lines_of_part(part, found, input_size):
     return lines + _named("no images, passed over", found["no_images"]["files"], found["no_images"]["count"])
 
 
-def _in_order(sizes):
+def _in_order(sizes: dict[str, Any]) -> tuple[Any, Any, Any]:
     return sizes["min"], sizes["max"], sizes["median"]
 
 
-def _named(title, names, count=None, convert=shown):
-    """A line with the `count` (of all), and one for each of the first names."""
+def _named(
+    title: str, names: Sequence[str], count: int | None = None, convert: Callable[[str], str] = shown
+) -> list[str]:
+    """Return a line with the `count` (of all), and one for each of the first names."""
     count = len(names) if count is None else count
     if not count:
         return []

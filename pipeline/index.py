@@ -1,5 +1,7 @@
 """Which images a data set holds: listed once, kept in one block of memory, and cached in a file."""
 
+from __future__ import annotations
+
 import collections.abc
 import hashlib
 import json
@@ -7,6 +9,7 @@ import logging
 import os
 import time
 import zlib
+from typing import Any, Callable, Sequence
 
 import numpy
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -22,14 +25,14 @@ _SLASH, _DOT = b"/."
 
 
 class ImageIndex(collections.abc.Sequence):
-    """(path, class number) of every image below `folder`, in `block`: one uint8 array, of which nothing is copied.
+    """(path, class number) of every image below `folder`: a zero-copy view of `block`, one uint8 array.
 
     The block is a line of JSON (padded to 8 bytes) and three arrays: where each name begins in the last one (int64, and
     the end), the class numbers (int32), the names relative to the class folder (a null byte after each). Loader
     processes share it: unlike a list of tuples, it is not written to by being read. An exception for another block.
     """
 
-    def __init__(self, block, folder):
+    def __init__(self, block: numpy.ndarray, folder: str) -> None:
         self.block, self.folder = block, folder
         end = _header_length(block)
         self.header = json.loads(block[:end].tobytes().decode("ascii"))
@@ -45,10 +48,10 @@ class ImageIndex(collections.abc.Sequence):
         self.targets = plain[ends[1] : ends[2]].view(numpy.int32)
         self._names = plain[ends[2] : ends[3]]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> tuple[str, int]:  # type: ignore[override]
         count = len(self.targets)
         if not -count <= number < count:
             raise IndexError("image %d of %d" % (number, count))
@@ -58,22 +61,22 @@ class ImageIndex(collections.abc.Sequence):
         name = os.fsdecode(self._names[start : after - 1].tobytes())
         return os.path.join(self.folder, self.classes[target], name), target
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, collections.abc.Sequence):
             return NotImplemented
         return len(self) == len(other) and all(mine == its for mine, its in zip(self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __reduce__(self):  # for loader processes that are not forked: the block once, not its parts too
+    def __reduce__(self) -> Any:  # for loader processes that are not forked: the block once, not its parts too
         return ImageIndex, (self.block.view(numpy.ndarray), self.folder)
 
-    def empty_classes(self):
-        """The numbers of the classes without an image."""
+    def empty_classes(self) -> list[int]:
+        """Return the numbers of the classes without an image."""
         return numpy.flatnonzero(numpy.bincount(self.targets, minlength=len(self.classes)) == 0).tolist()
 
-    def check(self):
-        """ValueError where the block has changed since it was made, or names what lies outside of the class folders."""
+    def check(self) -> None:
+        """Raise ValueError where the block has changed since it was made, or names files outside the class folders."""
         if zlib.crc32(self._names, zlib.crc32(self.targets, zlib.crc32(self._offsets))) != self.header["checksum"]:
             raise ValueError("its checksum is wrong")
         starts, ends = self._offsets[:-1], self._offsets[1:]
@@ -86,22 +89,22 @@ class ImageIndex(collections.abc.Sequence):
         if self._escapes(starts):
             raise ValueError("it names files outside of the class folders")
 
-    def _escapes(self, starts):
-        """Whether a name is absolute or has a part ".."; for names without a slash that is soon said."""
+    def _escapes(self, starts: numpy.ndarray) -> bool:
+        """Return whether a name is absolute or has a part ".."; that is quick for names without a slash."""
         if not (self._names == _SLASH).any() and not (self._names[starts] == _DOT).any():
             return False
         names = b"\0" + self._names.tobytes()
         return any(piece in names for piece in (b"\0/", b"\0../", b"/../", b"/..\0", b"\0..\0"))
 
-    def holds_still(self, classes):
-        """Whether it lists `folder` as that is now: no folder in it has changed since. OSError where one is gone."""
+    def is_current(self, classes: Sequence[str]) -> bool:
+        """Return whether no folder in `folder` has changed since it was listed; OSError where one is gone."""
         if self.header["folder"] != os.path.abspath(self.folder) or self.header["classes"] != list(classes):
             return False
         stamps = self.header["stamps"]
         return all(stamp_of(os.path.join(self.folder, inner)) == tuple(stamp) for inner, stamp in stamps)
 
 
-def _header_length(block):
+def _header_length(block: numpy.ndarray) -> int:
     for start in range(0, len(block), 2**16):
         end = block[start : start + 2**16].tobytes().find(b"\n")
         if end >= 0:
@@ -109,8 +112,8 @@ def _header_length(block):
     raise ValueError("it has no header")
 
 
-def list_images(folder, classes, tick=lambda: None):
-    """The ImageIndex of `folder`, in torchvision ImageFolder's order; `tick()` is called after each folder in it.
+def list_images(folder: str, classes: Sequence[str], tick: Callable[[], object] = lambda: None) -> ImageIndex:
+    """Return the ImageIndex of `folder`, in the order of torchvision's ImageFolder; call `tick()` after each folder.
 
     UserError for a folder that cannot be listed, and for links that lead back to where they are.
     """
@@ -132,8 +135,8 @@ def list_images(folder, classes, tick=lambda: None):
     return ImageIndex(_block(header, counts, b"".join(names)), folder)
 
 
-def _block(header, counts, names):
-    names = numpy.frombuffer(names, numpy.uint8)
+def _block(header: dict[str, Any], counts: Sequence[int], joined: bytes) -> numpy.ndarray:
+    names = numpy.frombuffer(joined, numpy.uint8)
     offsets = numpy.append(0, numpy.flatnonzero(names == 0) + 1).astype(numpy.int64)
     targets = numpy.repeat(numpy.arange(len(counts), dtype=numpy.int32), counts)
     checksum = zlib.crc32(names, zlib.crc32(targets, zlib.crc32(offsets)))
@@ -143,8 +146,8 @@ def _block(header, counts, names):
     return numpy.frombuffer(block, numpy.uint8)
 
 
-def find(folder, classes, cache, tick):
-    """The block of the ImageIndex of `folder`: from the folder `cache`, where that has one which holds still."""
+def find(folder: str, classes: Sequence[str], cache: str, tick: Callable[[], object]) -> numpy.ndarray:
+    """Return the block of the ImageIndex of `folder`, from the folder `cache` if that has a current one."""
     if cache:
         path = cache_path(cache, folder)
         found = _read(path, folder, classes)
@@ -154,15 +157,15 @@ def find(folder, classes, cache, tick):
     return list_images(folder, classes, tick).block
 
 
-def cache_path(cache, folder):
-    """Where the index of `folder` lies in the folder `cache`."""
+def cache_path(cache: str, folder: str) -> str:
+    """Return the path of the index of `folder` in the folder `cache`."""
     absolute = os.path.abspath(folder)
     digest = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:16]
     return os.path.join(cache, "index.%s.%s" % (os.path.basename(absolute), digest))
 
 
-def _read(path, folder, classes):
-    """The block in the file `path`, mapped; None where there is none, or none that can be used."""
+def _read(path: str, folder: str, classes: Sequence[str]) -> numpy.ndarray | None:
+    """Return the block in the file `path`, mapped; None where there is none, or none that can be used."""
     if not os.path.isfile(path):  # a pipe would be waited for
         return None
     try:
@@ -171,7 +174,7 @@ def _read(path, folder, classes):
             raise ValueError("its header is too long")
         index = ImageIndex(block, folder)
         index.check()
-        if index.holds_still(classes):
+        if index.is_current(classes):
             return index.block
         why = "the folder has changed"
     except Exception as error:  # a header may be any JSON, and a folder may be gone
@@ -180,7 +183,7 @@ def _read(path, folder, classes):
     return None
 
 
-def keep(index, cache):
+def keep(index: ImageIndex, cache: str) -> None:
     """Write `index` into the folder `cache` for the next run, unless it comes from there, or its folder was changing.
 
     A warning where it cannot be written.
@@ -197,6 +200,6 @@ def keep(index, cache):
         logging.getLogger().warning("the index %s cannot be written: %s", shown(path), error.strerror)
 
 
-def _write(path, block):
+def _write(path: str, block: numpy.ndarray) -> None:
     with open(path, "wb") as file:
         file.write(block)

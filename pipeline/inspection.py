@@ -1,6 +1,9 @@
-"""What a training would meet in each file of a data set: decoded by loader processes, kept as some bytes a picture."""
+"""Inspection of every image of a data set, decoded by loader processes as a training would, kept in some bytes each."""
+
+from __future__ import annotations
 
 import hashlib
+from typing import Sequence
 
 import numpy
 from torch.utils.data import DataLoader, Dataset
@@ -20,25 +23,27 @@ _DIGEST_BYTES = 16
 
 
 class ImageFiles(Dataset):
-    """(digest of the file, width, height, mode, "") of each of the `images`, (path, class number); where a training at
-    `input_size` pixels could not read it, the last is the reason and the others are empty."""
+    """(digest of the file, width, height, mode, "") of each of the `images`, (path, class number).
 
-    def __init__(self, images, input_size, is_train):
+    Where a training at `input_size` pixels could not read it, the last entry is the reason and the others are empty.
+    """
+
+    def __init__(self, images: Sequence[tuple[str, int]], input_size: int, is_train: bool) -> None:
         self.images = images
         is_resized = input_size <= SMALL_SIZE or not is_train  # otherwise a part of it is cropped first
         self.resize = BoundedResize(int(256 / 224 * input_size)) if is_resized else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> tuple[bytes, int, int, str, str]:
         try:
             with open_regular(self.images[number][0]) as file:
                 digest = digest_of(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
                 file.seek(0)
-                picture = open_image(file)
-                mode = picture.mode
-                width, height = picture.convert("RGB").size
+                image = open_image(file)
+                mode = image.mode
+                width, height = image.convert("RGB").size
             if self.resize is not None:
                 self.resize.goal(width, height)
         except Exception as error:  # decoders raise nearly anything
@@ -46,16 +51,22 @@ class ImageFiles(Dataset):
         return digest, width, height, mode, ""
 
 
-class Found:
-    """What was found in the pictures of one folder, 24 bytes each: `digests` (n, 2) uint64 and `sizes` (n, 2) int32 of
-    width and height, 0 where a file is broken; how many are, {number: reason} of the first, and {mode: count}."""
+class InspectionResult:
+    """What was found in the images of one folder, 24 bytes each.
 
-    def __init__(self, count):
+    `digests` are uint64 (n, 2), `sizes` int32 (n, 2) of width and height, 0 where a file is broken; `broken_count`
+    counts those, `first_broken` has the reasons of the first ones by number, `modes` counts Pillow's modes.
+    """
+
+    def __init__(self, count: int) -> None:
         self.digests = numpy.zeros((count, 2), numpy.uint64)
         self.sizes = numpy.zeros((count, 2), numpy.int32)
-        self.broken_count, self.first_broken, self.modes = 0, {}, {}
+        self.broken_count = 0
+        self.first_broken: dict[int, str] = {}
+        self.modes: dict[str, int] = {}
 
-    def note(self, number, digest, width, height, mode, reason):
+    def add(self, number: int, digest: bytes, width: int, height: int, mode: str, reason: str) -> None:
+        """Record the result of an image."""
         if reason:
             self.broken_count += 1
             if self.broken_count <= MOST_NAMED:
@@ -66,9 +77,14 @@ class Found:
         self.modes[mode] = self.modes.get(mode, 0) + 1
 
 
-def look_at(images, input_size, is_train, workers, name):
-    """The Found of `images`, with a progress bar called `name` on a terminal; RunError where a process is lost."""
-    found = Found(len(images))
+def inspect_images(
+    images: Sequence[tuple[str, int]], input_size: int, is_train: bool, workers: int, name: str
+) -> InspectionResult:
+    """Return the InspectionResult of `images`, with a progress bar called `name` on a terminal.
+
+    RunError where a process is lost.
+    """
+    found = InspectionResult(len(images))
     loader = DataLoader(
         ImageFiles(images, input_size, is_train),
         batch_size=_BATCH,
@@ -81,7 +97,7 @@ def look_at(images, input_size, is_train, workers, name):
         try:
             for batch in loader:
                 for result in batch:
-                    found.note(number, *result)
+                    found.add(number, *result)
                     number += 1
                 bar.update(len(batch))
         except (RuntimeError, OSError, EOFError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from typing import BinaryIO
+from typing import BinaryIO, Iterator
 
 import PIL
 from PIL import Image
@@ -24,16 +24,16 @@ except (AttributeError, OSError):  # Pillow without libtiff, or one that hides i
     pass
 
 
-def list_classes(folder):
-    """The names of the class folders in `folder`, sorted."""
+def list_classes(folder: str) -> list[str]:
+    """Return the names of the class folders in `folder`, sorted."""
     try:
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except OSError as error:
         raise _unlistable(error) from None
 
 
-def walk(top):
-    """(path relative to `top`, stamp, names of its files) of `top`, where that is a folder, and of each folder below.
+def walk(top: str) -> Iterator[tuple[str, tuple[int, int], list[str]]]:
+    """Yield (path relative to `top`, time stamp, names of its files) of the folder `top` and of each folder below it.
 
     Links are followed. UserError for a folder that cannot be listed, and for links that lead back to where they are.
     """
@@ -50,8 +50,8 @@ def walk(top):
         yield inner, stamp, files
 
 
-def _list(path):
-    """(stamp from before, names of folders, names of all else) of the folder `path`."""
+def _list(path: str) -> tuple[tuple[int, int], list[str], list[str]]:
+    """Return (time stamp from before, names of folders, names of all else) of the folder `path`."""
     folders, files = [], []
     try:
         stamp = stamp_of(path)
@@ -68,20 +68,20 @@ def _list(path):
     return stamp, folders, files
 
 
-def _is_folder(entry):
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, say
         return False
 
 
-def stamp_of(folder):
-    """What changes with the names in `folder`: its times of change in ns, of which an unpacker sets back only one."""
+def stamp_of(folder: str) -> tuple[int, int]:
+    """Return what changes with the names in `folder`: its two times in ns, of which an unpacker resets only one."""
     status = os.stat(folder)
     return status.st_mtime_ns, status.st_ctime_ns
 
 
-def _check_link(path):
+def _check_link(path: str) -> None:
     if not os.path.islink(path):
         return
     target = os.path.realpath(path)
@@ -89,13 +89,13 @@ def _check_link(path):
         raise UserError("%s is a link back to %s: remove it" % (shown(path), shown(target)))
 
 
-def contains(folder, path):
-    """Whether `path` is `folder` or in it, both without links."""
+def contains(folder: str, path: str) -> bool:
+    """Return whether `path` is `folder` or in it, both without links."""
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
-def _real_ancestors(path):
-    """What `path` and the folders above it really are, every link on the way resolved."""
+def _real_ancestors(path: str) -> set[str]:
+    """Return the real paths of `path` and of the folders above it, every link on the way resolved."""
     found = {os.path.realpath(path)}
     while os.path.dirname(path) not in ("", path):
         path = os.path.dirname(path)
@@ -103,7 +103,7 @@ def _real_ancestors(path):
     return found
 
 
-def _unlistable(error):
+def _unlistable(error: OSError) -> UserError:
     return UserError("%s cannot be listed: %s" % (shown(str(error.filename)), error.strerror))
 
 
@@ -127,14 +127,14 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 
 class BoundedResize(transforms.Resize):
-    """Resize, but not to more pixels than Pillow decodes: a picture of 10 x 30,000 would become one of gigabytes."""
+    """Resize, but not to more pixels than Pillow decodes: an image of 10 x 30,000 would become one of gigabytes."""
 
-    def __call__(self, picture):
-        self.goal(*picture.size)
-        return super().__call__(picture)
+    def __call__(self, image: Image.Image) -> Image.Image:
+        self.goal(*image.size)
+        return super().__call__(image)
 
-    def goal(self, width, height):
-        """(width, height) after the resize; ValueError where they are too much."""
+    def goal(self, width: int, height: int) -> tuple[int, int]:
+        """Return (width, height) after the resize; ValueError where they are too much."""
         shorter, longer = sorted((width, height))
         pixels = self.size * self.size * longer // max(shorter, 1)
         if Image.MAX_IMAGE_PIXELS and pixels > 2 * Image.MAX_IMAGE_PIXELS:

@@ -1,16 +1,23 @@
 """Which images a rank sees, and in which order: a function of (seed, epoch, rank) alone."""
 
+from __future__ import annotations
+
 import copy
 import functools
 import math
-from collections import namedtuple
+from typing import Any, Iterator, NamedTuple, Sequence, Sized
 
 import numpy
 import torch
 from torch.utils.data import Sampler
 
-# What a loader asks a data set for: the image, and the key of the randomness that its transform may use.
-Position = namedtuple("Position", "index key")
+
+class Position(NamedTuple):
+    """What a loader asks a data set for: an image, and the key of the randomness that its transform may use."""
+
+    index: int  # type: ignore[assignment]
+    key: tuple
+
 
 _SEED_STRIDE = 1000003  # a prime far above any number of epochs, so that no two (seed, epoch) share an order
 
@@ -18,12 +25,20 @@ _SEED_STRIDE = 1000003  # a prime far above any number of epochs, so that no two
 class RASampler(Sampler):
     """Repeated augmentation over ranks (Hoffer et al., arXiv 1901.09335), as the reference samples.
 
-    Each image of the epoch's permutation is repeated `repeats` times in a row and the list is dealt out to the ranks;
-    a rank takes as many draws as its share of the data set (rounded down to a multiple of 256 images where there are
+    Each image of the epoch's permutation is repeated `repeats` times in a row, and the list is spread over the ranks;
+    a rank takes as many samples as its part of the data set (rounded down to a multiple of 256 images where there are
     as many), so an epoch shows about a third of the images three times. `repeats=1` is torch's DistributedSampler.
     """
 
-    def __init__(self, dataset, num_replicas=1, rank=0, shuffle=True, seed=0, repeats=3):
+    def __init__(
+        self,
+        dataset: Sized,
+        num_replicas: int = 1,
+        rank: int = 0,
+        shuffle: bool = True,
+        seed: int = 0,
+        repeats: int = 3,
+    ) -> None:
         if not 0 <= rank < num_replicas:
             raise ValueError("rank %d of %d" % (rank, num_replicas))
         self.length = len(dataset)
@@ -31,37 +46,37 @@ class RASampler(Sampler):
         self.shuffle, self.seed, self.repeats = shuffle, seed, repeats
         self.epoch = 0
         self.num_samples = math.ceil(self.length * repeats / num_replicas)
-        self.num_selected_samples = self.num_samples if repeats == 1 else self._share()
+        self.num_selected_samples = self.num_samples if repeats == 1 else self._part_of_a_rank()
 
-    def _share(self):
+    def _part_of_a_rank(self) -> int:
         whole = self.length // 256 * 256 if self.length >= 256 else self.length
         return max(1, whole // self.num_replicas)
 
-    def for_rank(self, rank):
-        """The sampler of another rank, in the same epoch."""
+    def for_rank(self, rank: int) -> RASampler:
+        """Return the sampler of another rank, in the same epoch."""
         other = copy.copy(self)
         other.rank = rank
         return other
 
-    def set_epoch(self, epoch):
-        """Choose the epoch whose order the next iteration gives."""
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_selected_samples
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         return iter(self.indices().tolist())
 
-    def indices(self):
-        """The rank's draws of the epoch, int64 (len(self),)."""
+    def indices(self) -> numpy.ndarray:
+        """Return the rank's samples of the epoch, int64 (len(self),)."""
         order = _permutation(self.length, self.seed, self.epoch) if self.shuffle else numpy.arange(self.length)
         dealt = numpy.arange(self.num_selected_samples) * self.num_replicas + self.rank
-        return order[dealt % (self.length * self.repeats) // self.repeats]  # the list starts anew where it is too short
+        return order[dealt % (self.length * self.repeats) // self.repeats]  # the list is repeated where it is too short
 
 
 @functools.lru_cache(maxsize=1)  # one for all the virtual ranks of a process
-def _permutation(length, seed, epoch):
+def _permutation(length: int, seed: int, epoch: int) -> numpy.ndarray:
     generator = torch.Generator()
     generator.manual_seed(seed * _SEED_STRIDE + epoch)
     return torch.randperm(length, generator=generator).numpy()
@@ -70,13 +85,13 @@ def _permutation(length, seed, epoch):
 class EvalShard(Sampler):
     """Every `num_replicas`-th index from `rank` on: all images once over the ranks, none padded."""
 
-    def __init__(self, length, num_replicas=1, rank=0):
+    def __init__(self, length: int, num_replicas: int = 1, rank: int = 0) -> None:
         self.indices = range(rank, length, num_replicas)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.indices)
 
 
@@ -87,31 +102,31 @@ class PositionBatches(Sampler):
     uses the images that one batch of `rounds` times the size would hold; an epoch has whole steps only.
     """
 
-    def __init__(self, samplers, batch_size, rounds=1):
+    def __init__(self, samplers: Sequence[RASampler], batch_size: int, rounds: int = 1) -> None:
         self.samplers, self.batch_size, self.rounds = samplers, batch_size, rounds
         self.first_batch = 0
 
-    def set_epoch(self, epoch):
-        """Choose the epoch that the next iteration takes its batches from."""
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next iteration."""
         for sampler in self.samplers:
             sampler.set_epoch(epoch)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.samplers[0]) // (self.batch_size * self.rounds) * self.rounds * len(self.samplers)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         indices = [sampler.indices() for sampler in self.samplers]
         for batch in range(self.first_batch, len(self)):
             number, place = divmod(batch, len(self.samplers))
             yield self._positions(self.samplers[place], indices[place], number)
 
-    def _positions(self, sampler, indices, number):
+    def _positions(self, sampler: RASampler, indices: numpy.ndarray, number: int) -> list[Position]:
         first = number * self.batch_size
         used = enumerate(indices[first : first + self.batch_size].tolist(), first)
         return [Position(index, (sampler.seed, sampler.epoch, sampler.rank, draw)) for draw, index in used]
 
-    def indices_of(self, number, rank):
-        """The images of the batch `number` of `rank` in the chosen epoch."""
+    def indices_of(self, number: int, rank: int) -> list[int]:
+        """Return the images of the batch `number` of `rank` in the chosen epoch."""
         indices = self.samplers[0].for_rank(rank).indices()
         return indices[number * self.batch_size : (number + 1) * self.batch_size].tolist()
 
@@ -119,13 +134,13 @@ class PositionBatches(Sampler):
 class ShardBatches(Sampler):
     """The indices of an EvalShard in batches, the last perhaps smaller, from any batch on."""
 
-    def __init__(self, shard, batch_size):
+    def __init__(self, shard: EvalShard, batch_size: int) -> None:
         self.shard, self.batch_size = shard, batch_size
         self.first_batch = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil(len(self.shard) / self.batch_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for start in range(self.first_batch * self.batch_size, len(self.shard), self.batch_size):
             yield list(self.shard.indices[start : start + self.batch_size])

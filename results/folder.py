@@ -40,7 +40,7 @@ def make_plan(options: Options, world_size: int = 1) -> Plan:
     folder = options.output_dir
     if not options.trains:
         return _plan_evaluation(options)
-    found = store.find_latest(folder) if folder else []
+    found = store.checkpoints_in(folder) if folder else []
     asked = store.resolve(options.resume) if options.resume else None
     continues = _continues(options, asked, found)
     if continues and found:
@@ -51,7 +51,7 @@ def make_plan(options: Options, world_size: int = 1) -> Plan:
         continues = False
     renames_folder = bool(folder) and not continues and _holds_a_run(folder, options)
     if asked:
-        candidates = store.find_latest(options.resume) if os.path.isdir(options.resume) else [asked]
+        candidates = store.checkpoints_in(options.resume) if os.path.isdir(options.resume) else [asked]
         loaded, path, _ = loading.load_first_good(candidates)
         return Plan(loaded, path, renames_folder=renames_folder)
     return Plan(renames_folder=renames_folder)
@@ -61,7 +61,7 @@ def _plan_evaluation(options: Options) -> Plan:
     if options.resume:
         path = store.resolve(options.resume, (store.BEST, store.LATEST))
         return Plan(loading.load(path), path)
-    found = store.find_latest(options.output_dir) if options.output_dir and options.auto_resume else []
+    found = store.checkpoints_in(options.output_dir) if options.output_dir and options.auto_resume else []
     if found:
         return Plan(*loading.load_first_good(found))
     if options.eval:
@@ -110,7 +110,7 @@ def _holds_a_run(folder: str, options: Options) -> bool:
     if not os.path.isdir(folder) or not os.listdir(folder):
         return False
     if options.existing_output == "resume":
-        return bool(store.find_latest(folder))
+        return bool(store.checkpoints_in(folder))
     return set(os.listdir(folder)) != {LOCK}
 
 
@@ -221,8 +221,8 @@ def _rename_damaged(plan: Plan) -> None:
 
 def _rename_message(folder: str, target: str) -> str:
     message = "%s held another run: renamed to %s" % (folder, target)
-    if store.find_latest(target):
-        message += "; resume that run with --resume=%s" % store.find_latest(target)[0]
+    if store.checkpoints_in(target):
+        message += "; resume that run with --resume=%s" % store.checkpoints_in(target)[0]
     return message
 
 

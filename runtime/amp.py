@@ -113,7 +113,7 @@ class ApexPrecision(Precision):
         self.amp = _apex_amp()
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        options = {"opt_level": self.opt_level, "loss_scale": "dynamic"}
+        options: dict[str, Any] = {"opt_level": self.opt_level, "loss_scale": "dynamic"}
         # Only Ascend's apex can combine the gradients into one buffer.
         if self.kind == "npu" and "combine_grad" in inspect.signature(self.amp.initialize).parameters:
             options["combine_grad"] = True

@@ -1,8 +1,11 @@
-"""The device that a process computes on: npu, cuda or cpu behind one object."""
+"""The device that a process computes on: npu, cuda or cpu behind one class."""
+
+from __future__ import annotations
 
 import os
 import platform
 import sys
+from typing import Any
 
 import torch
 
@@ -14,91 +17,93 @@ PROCESS_GROUP_BACKENDS = {"npu": "hccl", "cuda": "nccl", "cpu": "gloo"}
 
 
 class Device:
-    """One device of kind "npu", "cuda" or "cpu", the `index`-th of its kind on this machine."""
+    """A device of kind "npu", "cuda" or "cpu", the `index`-th of its kind on this machine."""
 
-    def __init__(self, kind, index=0):
+    def __init__(self, kind: str, index: int = 0) -> None:
         self.kind = kind
         self.backend = PROCESS_GROUP_BACKENDS[kind]
         self.is_accelerator = kind != "cpu"
-        self.index = index if self.is_accelerator else None
+        self.index: int | None = index if self.is_accelerator else None
         self.torch_device = torch.device("%s:%d" % (kind, index)) if self.is_accelerator else torch.device("cpu")
         if self.is_accelerator:
             self._module.set_device(self.torch_device)
-            if hasattr(self._module, "set_compile_mode"):  # an NPU; it would compile each operator for each shape
+            if hasattr(self._module, "set_compile_mode"):  # of an NPU, which would compile each operator for each shape
                 self._module.set_compile_mode(jit_compile=False)
 
     @property
-    def _module(self):
+    def _module(self) -> Any:
         return getattr(torch, self.kind)
 
-    def __str__(self):
+    def __str__(self) -> str:
         if self.is_accelerator:
             has_name = hasattr(self._module, "get_device_name")
             name = self._module.get_device_name(self.index) if has_name else "unnamed"
             return "%s (%s)" % (self.torch_device, name)
         return "cpu (%s, %d threads)" % (platform.machine(), torch.get_num_threads())
 
-    def images_in_cache(self, pixels):
-        """How many images of so many pixels go through a model fastest at once on a CPU (seen: 8 of 224 x 224); None on
-        an accelerator, where more are better."""
+    def images_in_cache(self, pixels: int) -> int | None:
+        """Return the batch size that is fastest on a CPU for images of so many pixels (measured: 8 of 224 x 224).
+
+        None on an accelerator, where larger batches are faster.
+        """
         return None if self.is_accelerator else max(1, _PIXELS_IN_CACHE // pixels)
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         """Wait until all queued work is done."""
         if self.is_accelerator:
             self._module.synchronize()
 
     @property
-    def memory_format(self):
-        """The memory format of images (B, C, H, W) that is fast here: an NPU has no channels_last."""
+    def memory_format(self) -> torch.memory_format:
+        """The fastest memory format of images (B, C, H, W): an NPU has no channels_last."""
         return torch.contiguous_format if self.kind == "npu" else torch.channels_last
 
-    def seed(self, value):
-        """Set the device's own generator, from which dropout and drop path draw."""
+    def seed(self, value: int) -> None:
+        """Seed the device's own generator, which dropout and drop path use."""
         if self.is_accelerator:
             self._module.manual_seed(value)
 
-    def max_memory_mib(self):
-        """The largest memory that tensors held at once, in MiB; None on a CPU."""
+    def max_memory_mib(self) -> float | None:
+        """Return the peak memory of tensors in MiB; None on a CPU."""
         return self._module.max_memory_allocated() / 2**20 if self.is_accelerator else None
 
-    def supports_bfloat16(self):
-        """Whether the hardware has bfloat16 instructions (on a CPU: without them autocast only costs time)."""
+    def supports_bfloat16(self) -> bool:
+        """Return whether the hardware has bfloat16 instructions (without them autocast on a CPU is slower)."""
         if self.kind == "cpu":
             return cpu_has_bfloat16()
         probe = getattr(self._module, "is_bf16_supported", None)
         return bool(probe and probe())
 
-    def float16_saturates(self):
-        """Whether float16 overflows to its largest number (Ascend 910A): only the NPU's own loss scaler notices."""
+    def float16_saturates(self) -> bool:
+        """Return whether float16 saturates (Ascend 910A); only the NPU's own scaler detects it."""
         if self.kind != "npu":
             return False
         probe = getattr(getattr(torch.npu, "utils", None), "is_support_inf_nan", None)
         return probe is not None and not probe()
 
-    def disable_hf32(self):
-        """Turn HF32 off, by which an NPU drops bits in float32 convolutions unless told not to."""
+    def disable_hf32(self) -> None:
+        """Disable HF32, with which an NPU rounds the inputs of float32 convolutions by default."""
         if self.kind == "npu" and hasattr(torch.npu, "conv"):
             torch.npu.conv.allow_hf32 = False
 
-    def make_deterministic(self):
-        """Forbid kernels whose result depends on timing."""
+    def make_deterministic(self) -> None:
+        """Disable kernels whose results depend on timing."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         if hasattr(torch, "use_deterministic_algorithms"):
             torch.use_deterministic_algorithms(True)
 
-    def prefer_speed(self):
-        """Let the convolution library try its kernels and keep the fastest."""
+    def prefer_speed(self) -> None:
+        """Let cuDNN benchmark its convolution kernels and use the fastest."""
         torch.backends.cudnn.benchmark = True
 
 
-def select_device(requested, local_rank=0, local_world_size=1):
-    """The Device for `--device requested` ("auto", "npu", "cuda" or "cpu") in the process `local_rank` of this machine.
+def select_device(requested: str, local_rank: int = 0, local_world_size: int | None = 1) -> Device:
+    """Return the Device for `--device requested` ("auto", "npu", "cuda" or "cpu") of the process `local_rank`.
 
-    `local_world_size` is None where the launcher does not tell it. "auto" takes the first kind that works. UserError
-    where the kind is missing or has fewer devices than processes.
+    `local_world_size` is None if the launcher does not set it. "auto" selects the first kind that works. UserError if
+    the kind is missing or has fewer devices than this machine has processes.
     """
     candidates = DEVICE_KINDS if requested == "auto" else (requested,)
     for kind in candidates:
@@ -118,8 +123,8 @@ def select_device(requested, local_rank=0, local_world_size=1):
     return Device(kind, local_rank)
 
 
-def _what_is_missing(kind):
-    """None where `kind` works, else what to install or repair."""
+def _what_is_missing(kind: str) -> str | None:
+    """Return None if `kind` works, otherwise what to install or repair."""
     if kind == "cpu":
         return None
     if kind == "cuda":
@@ -131,8 +136,8 @@ def _what_is_missing(kind):
     return _what_npu_misses()
 
 
-def _what_npu_misses():
-    if not hasattr(torch, "npu"):  # Ascend's builds of torch 1.5, and torch >= 2.5 with torch_npu, have it by now
+def _what_npu_misses() -> str | None:
+    if not hasattr(torch, "npu"):  # Ascend's builds of torch 1.5 have it, and torch >= 2.5 has imported torch_npu
         try:
             import torch_npu  # noqa: F401 - registers torch.npu
         except ModuleNotFoundError as error:
@@ -148,8 +153,8 @@ def _what_npu_misses():
     return None
 
 
-def peak_resident_mib():
-    """The largest memory that this process has had on the host, in MiB; None where the system does not tell."""
+def peak_resident_mib() -> float | None:
+    """Return the peak host memory of this process in MiB; None where the system does not report it."""
     try:
         import resource
     except ImportError:  # not a Unix system
@@ -158,15 +163,15 @@ def peak_resident_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units
 
 
-def accelerators():
-    """The name of each NPU and GPU that this process may use."""
+def accelerators() -> list[str]:
+    """Return the names of the NPUs and GPUs that this process can use."""
     kinds = [kind for kind in DEVICE_KINDS if kind != "cpu" and _what_is_missing(kind) is None]
     modules = [getattr(torch, kind) for kind in kinds]
     return [module.get_device_name(index) for module in modules for index in range(module.device_count())]
 
 
-def cpu_has_bfloat16():
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or Arm's BF16 extension)."""
+def cpu_has_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 in hardware (AVX512-BF16, AMX, or Arm's BF16 extension)."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
             words = set(file.read().split())

@@ -1,225 +1,169 @@
-"""Ranks: who this process is among the others, and what they do together."""
+"""Ranks: which process of the run this is, and the collectives of all of them."""
+
+from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import time
-import urllib.parse
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Sequence
 
 import numpy
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.errors import RunError, UserError, reason
-from runtime.launch_environment import cores_per_process, int_variable, set_slurm_rendezvous
-from runtime.rendezvous import agree_on_prefix
-from runtime.watchdog import Watchdog, deadline
+from runtime.errors import UserError
+from runtime.launch_environment import Launch, cores_per_process
+from runtime.process_group import connect
+from runtime.watchdog import Watchdog
 
-_MORE, _DONE, _REFUSED = range(3)  # what the first rank tells the others while it makes something
-LATER_SECONDS = 60  # the collectives' own limit comes after the watchdog's, which can name the rank
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
+    from runtime.device import Device
 
-def _place_of(dist_url):
-    """Where the processes meet."""
-    if dist_url == "env://":
-        return "%s:%s" % (os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
-    return dist_url
-
-
-def _cannot_reach(place, world_size, backend, text):
-    message = "%d processes met at %s but cannot reach each other (%s): where a machine has several networks, set "
-    message += "%s_SOCKET_IFNAME to the interface that leads to the others; a rank that is given twice looks the same"
-    return message % (world_size, place, text, backend.upper())
-
-
-def _connection_error(error, dist_url, timeout_s, world_size):
-    """The error to raise for what the rendezvous said."""
-    text = reason(error)
-    place = _place_of(dist_url)
-    if "EADDRINUSE" in text or "in use" in text:
-        return UserError("%s is in use by another program: set MASTER_PORT to another port" % place, one_rank=True)
-    if "connectFullMesh" in text:
-        return RunError(_cannot_reach(place, world_size, "gloo", text), one_rank=True)
-    if "imed out" in text or "imeout" in text:
-        message = "%d processes did not come together at %s within %d s (--dist-timeout); did one fail to start? (%s)"
-        return RunError(message % (world_size, place, timeout_s, text), one_rank=True)
-    if isinstance(error, RuntimeError) and "rendezvous handler" not in text:
-        return RunError("the processes cannot connect at %s: %s" % (place, text), one_rank=True)
-    return UserError("%s %s: %s" % ("MASTER_ADDR" if dist_url == "env://" else "--dist-url", place, text))
-
-
-def _share_of_virtual_ranks(launch, virtual_size):
-    if virtual_size % launch.world_size:
-        raise UserError(
-            "--virtual-ranks %d cannot be shared out evenly over %d processes" % (virtual_size, launch.world_size)
-        )
-    share = virtual_size // launch.world_size
-    return range(launch.rank * share, (launch.rank + 1) * share)
+_IN_PROGRESS, _DONE, _FAILED = range(3)  # what rank 0 tells the others while it computes for them
 
 
 class Ranks:
     """The processes of a run. With one process every collective is a no-op and no process group exists.
 
-    The run's recipe is that of `virtual_size` ranks, of which this process does the work of `virtual_ranks`: its own
-    alone, unless more virtual ranks than processes are asked for. `report(text)` tells why the process ends where the
-    others do not answer at the start.
+    The recipe of the run is that of `virtual_size` ranks. This process emulates `virtual_ranks`: only its own rank,
+    unless the run has more virtual ranks than processes. `report(text)` reports why the process ends if the others do
+    not answer at the start.
     """
 
-    def __init__(self, launch, device, dist_url="env://", timeout_s=1800, virtual_size=None, report=None):
+    def __init__(
+        self,
+        launch: Launch,
+        device: Device,
+        dist_url: str = "env://",
+        timeout_s: int = 1800,
+        virtual_size: int | None = None,
+        report: Callable[[str], object] | None = None,
+    ) -> None:
         self.rank, self.world_size = launch.rank, launch.world_size
         self.virtual_size = virtual_size or launch.world_size
-        self.virtual_ranks = _share_of_virtual_ranks(launch, self.virtual_size)
+        self.virtual_ranks = _virtual_ranks_of(launch, self.virtual_size)
         self.device = device
         self.cores = cores_per_process(os.environ, launch)
         self.is_main = self.rank == 0
-        self.watchdog, self.timeout_s = None, timeout_s
+        self.timeout_s = timeout_s
+        self.watchdog: Watchdog | None = None
         if self.world_size > 1:
-            self._connect(dist_url, timeout_s, report if launch.local_rank == 0 else None)
+            reports = report if launch.local_rank == 0 else None
+            self.store = connect(launch, device.backend, dist_url, timeout_s, self.barrier, reports)
 
-    def _connect(self, dist_url, timeout_s, report):
-        set_slurm_rendezvous(os.environ)
-        if dist_url == "env://":
-            missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-            if missing:
-                raise UserError("%d processes, but %s is not set: start with torchrun" % (self.world_size, missing[0]))
-            int_variable(os.environ, "MASTER_PORT", most=65535)
-        _check_url(dist_url)
-        limit = datetime.timedelta(seconds=timeout_s)
-        try:
-            self.store, _, _ = next(distributed.rendezvous(dist_url, self.rank, self.world_size, timeout=limit))
-            self.store.set_timeout(limit)
-            if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun, which may have started others before with this store
-                name = agree_on_prefix(self.store, self.rank, self.world_size, timeout_s)
-                self.store = distributed.PrefixStore(name, self.store)
-            with deadline(timeout_s, lambda: self._give_up_connecting(dist_url, timeout_s, report)):
-                distributed.init_process_group(
-                    self.device.backend,
-                    store=self.store,
-                    world_size=self.world_size,
-                    rank=self.rank,
-                    timeout=limit + datetime.timedelta(seconds=LATER_SECONDS),
-                )
-                self.barrier()
-        except (RuntimeError, ValueError, OSError) as error:
-            raise _connection_error(error, dist_url, timeout_s, self.world_size) from None
-
-    def _give_up_connecting(self, dist_url, timeout_s, report):
-        """gloo waits for a connection five times as long as it is told to, and NCCL may wait for ever."""
-        if report:
-            text = "no answer for %d s, --dist-timeout" % timeout_s
-            report("failed: " + _cannot_reach(_place_of(dist_url), self.world_size, self.device.backend, text))
-
-    def watch(self, report):
-        """From now on end this process when the run makes no progress, after `report(text)` by one of the ranks."""
+    def watch(self, report: Callable[[str], object]) -> None:
+        """Start the watchdog: it ends this process when the run makes no progress, after `report(text)` on one rank."""
         if self.world_size > 1:
             self.watchdog = Watchdog(self.store, self.rank, self.world_size, self.timeout_s, report)
-            self.barrier()  # from here on each finds the others' places in the store
+            self.barrier()  # from here on each rank finds the others' positions in the store
 
-    def mark(self, epoch, step):
-        """This rank begins `step`."""
+    def mark(self, epoch: int, step: int) -> None:
+        """Tell the watchdog that this rank begins `step`."""
         if self.watchdog is not None:
-            self.watchdog.move((epoch, step, 0))
+            self.watchdog.advance((epoch, step, 0))
 
-    def mark_waiting(self):
-        """This rank enters a collective, or comes to the point where it does."""
+    def mark_waiting(self) -> None:
+        """Tell the watchdog that this rank enters a collective, or is about to."""
         if self.watchdog is not None:
-            epoch, step, entered = self.watchdog.place
-            self.watchdog.move((epoch, step, entered + 1))
+            epoch, step, entered = self.watchdog.position
+            self.watchdog.advance((epoch, step, entered + 1))
 
-    def tick(self):
-        """This rank makes progress within its place."""
+    def tick(self) -> None:
+        """Tell the watchdog that this rank makes progress within its step."""
         if self.watchdog is not None:
-            self.watchdog.move(self.watchdog.place)
+            self.watchdog.advance(self.watchdog.position)
 
-    def all_reduce(self, tensor):
-        """Add up `tensor` over the ranks in place; int64 or float32, since HCCL reduces no float64."""
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum `tensor` over the ranks in place and return it; int64 or float32, since HCCL reduces no float64."""
         if self.world_size > 1:
             self.mark_waiting()
             distributed.all_reduce(tensor)
         return tensor
 
-    def sum_list(self, numbers):
-        """The list of `numbers`, each added up over the ranks in float32."""
+    def sum_list(self, numbers: Sequence[float]) -> list[float]:
+        """Return `numbers`, each summed over the ranks in float32."""
         if self.world_size == 1:
             return list(numbers)
         return self.all_reduce(torch.tensor(numbers, dtype=torch.float32, device=self.device.torch_device)).tolist()
 
-    def any(self, flag):
-        """Whether `flag` is true on any rank; all ranks must ask."""
+    def sum_int(self, number: int) -> int:
+        """Return the sum of an integer over the ranks."""
+        if self.world_size == 1:
+            return number
+        return self.all_reduce(torch.tensor(number, dtype=torch.int64, device=self.device.torch_device)).item()
+
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` is true on any rank; all ranks must call this."""
         if self.world_size == 1:
             return bool(flag)
         votes = torch.tensor([int(flag)], dtype=torch.int64, device=self.device.torch_device)
         return bool(self.all_reduce(votes).item())
 
-    def sum_int(self, number):
-        """The sum of an integer over the ranks."""
-        if self.world_size == 1:
-            return number
-        return self.all_reduce(torch.tensor(number, dtype=torch.int64, device=self.device.torch_device)).item()
-
-    def barrier(self):
+    def barrier(self) -> None:
         """Wait for all ranks."""
         self.any(False)
 
-    def from_rank_0(self, make):
-        """The uint8 array that `make(tick)` gives on the first rank, on every rank; its UserError is raised on all.
+    def from_rank_0(self, compute: Callable[[Callable[[], None]], numpy.ndarray]) -> numpy.ndarray:
+        """Return on every rank the uint8 array that `compute(tick)` returns on rank 0; all ranks raise its UserError.
 
-        `make` calls `tick` as it gets on: then it may take longer than --dist-timeout, although the others wait.
+        While `compute` calls `tick` now and then, it may take longer than --dist-timeout, although the others wait.
         """
         if self.world_size == 1:
-            return make(lambda: None)
-        return self._give(make) if self.is_main else self._receive()
+            return compute(lambda: None)
+        return self._compute_and_send(compute) if self.is_main else self._receive()
 
-    def _give(self, make):
-        told = time.monotonic()
+    def _compute_and_send(self, compute: Callable[[Callable[[], None]], numpy.ndarray]) -> numpy.ndarray:
+        sent_at = time.monotonic()
 
-        def tick():
-            nonlocal told
-            if time.monotonic() - told > self.timeout_s / 10:
-                self._announce(_MORE)
-                told = time.monotonic()
+        def tick() -> None:
+            nonlocal sent_at
+            if time.monotonic() - sent_at > self.timeout_s / 10:
+                self._broadcast_status(_IN_PROGRESS)
+                sent_at = time.monotonic()
 
         try:
-            made = make(tick)
+            array = compute(tick)
         except UserError as error:
-            self._send(_REFUSED, numpy.frombuffer(str(error).encode("utf-8", "surrogatepass"), numpy.uint8))
+            self._send(_FAILED, numpy.frombuffer(str(error).encode("utf-8", "surrogatepass"), numpy.uint8))
             raise
-        self._send(_DONE, made)
-        return made
+        self._send(_DONE, array)
+        return array
 
-    def _receive(self):
-        status = _MORE
-        while status == _MORE:
-            status, size = self._announce()
+    def _receive(self) -> numpy.ndarray:
+        status, size = _IN_PROGRESS, 0
+        while status == _IN_PROGRESS:
+            status, size = self._broadcast_status()
         data = torch.empty(size, dtype=torch.uint8, device=self.device.torch_device)
         distributed.broadcast(data, 0)
         received = data.cpu().numpy()
         received.flags.writeable = False
-        if status == _REFUSED:
+        if status == _FAILED:
             raise UserError(received.tobytes().decode("utf-8", "surrogatepass"))
         return received
 
-    def _send(self, status, array):
-        self._announce(status, len(array))
-        # In memory of torch's own: numpy's is given up under the interpreter's lock, for which a thread of gloo on old
+    def _send(self, status: int, array: numpy.ndarray) -> None:
+        self._broadcast_status(status, len(array))
+        # In memory of torch's own: numpy's is released under the interpreter's lock, for which a thread of gloo on old
         # torch may wait while `close`, which holds it, waits for that thread.
         data = torch.empty(len(array), dtype=torch.uint8, device=self.device.torch_device)
         distributed.broadcast(data.copy_(torch.from_numpy(numpy.array(array))), 0)
 
-    def _announce(self, *words):
-        """[status, size] as the first rank gives them."""
+    def _broadcast_status(self, status: int = _IN_PROGRESS, size: int = 0) -> list[int]:
+        """Return rank 0's [status, size]."""
         self.mark_waiting()
-        told = torch.tensor((words + (0, 0))[:2], dtype=torch.int64, device=self.device.torch_device)
-        distributed.broadcast(told, 0)
-        return told.tolist()
+        message = torch.tensor([status, size], dtype=torch.int64, device=self.device.torch_device)
+        distributed.broadcast(message, 0)
+        return message.tolist()
 
-    def broadcast_buffers(self, module):
-        """Give every rank the first one's buffers (running statistics), one message for each dtype."""
+    def broadcast_buffers(self, module: nn.Module) -> None:
+        """Give every rank the buffers (running statistics) of rank 0, with one message for each dtype."""
         if self.world_size == 1:
             return
         self.mark_waiting()
-        by_dtype = {}
+        by_dtype: dict[Any, list[Tensor]] = {}
         for buffer in module.buffers():
             by_dtype.setdefault(buffer.dtype, []).append(buffer)
         for buffers in by_dtype.values():
@@ -228,8 +172,8 @@ class Ranks:
             for buffer, piece in zip(buffers, flat.split([buffer.numel() for buffer in buffers])):
                 buffer.copy_(piece.view_as(buffer))
 
-    def wrap(self, model):
-        """`model` with gradients averaged over the ranks."""
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return `model` with gradients averaged over the ranks, by DistributedDataParallel."""
         if self.world_size == 1:
             return model
         # DDP regroups its buckets after the first step, and with 3 or more ranks a sum depends on the grouping: a
@@ -241,20 +185,20 @@ class Ranks:
             find_unused_parameters=keep_buckets,
         )
 
-    def can_sync_statistics(self):
-        """Whether there are ranks for `sync_statistics`; UserError where --sync-bn cannot work between them."""
+    def no_sync(self, model: nn.Module, is_delayed: bool) -> ContextManager[Any]:
+        """Return the context of a pass of the wrapped `model`; if `is_delayed`, a later pass averages its gradients."""
+        return model.no_sync() if is_delayed and self.world_size > 1 else contextlib.nullcontext()
+
+    def can_sync_statistics(self) -> bool:
+        """Return whether there are ranks for `sync_statistics`; UserError where --sync-bn cannot work between them."""
         if self.virtual_size != self.world_size:
-            message = "--sync-bn: the statistics of %d virtual ranks cannot be taken together on %d process(es)"
+            message = "--sync-bn: the statistics of %d virtual ranks cannot be synchronised on %d process(es)"
             raise UserError(message % (self.virtual_size, self.world_size))
         if self.world_size > 1 and self.device.kind != "cuda":
             raise UserError("--sync-bn works between CUDA GPUs only, this is %s: leave it out" % self.device.kind)
         return self.world_size > 1
 
-    def no_sync(self, model, delays):
-        """The context of a forward and backward pass of what `wrap` gave, whose gradients are kept here for now."""
-        return model.no_sync() if delays and self.world_size > 1 else contextlib.nullcontext()
-
-    def close(self):
+    def close(self) -> None:
         """Leave the process group."""
         if self.watchdog is not None:
             self.watchdog.end()
@@ -262,20 +206,16 @@ class Ranks:
             distributed.destroy_process_group()
 
 
-def sync_statistics(model):
-    """`model` with batch normalisation over the batches of all ranks, under the same names."""
+def _virtual_ranks_of(launch: Launch, virtual_size: int) -> range:
+    """Return the virtual ranks that this process emulates."""
+    if virtual_size % launch.world_size:
+        raise UserError(
+            "--virtual-ranks %d cannot be divided evenly among %d processes" % (virtual_size, launch.world_size)
+        )
+    count = virtual_size // launch.world_size
+    return range(launch.rank * count, (launch.rank + 1) * count)
+
+
+def sync_statistics(model: nn.Module) -> nn.Module:
+    """Return `model` with SyncBatchNorm instead of batch normalisation, under the same names."""
     return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def _check_url(url):
-    """UserError where torch would take no notice of part of `url`, or would end the process over it."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("env", "tcp", "file") or parts.query:
-            raise ValueError("it must be env://, tcp://HOST:PORT or file:///PATH")
-        if parts.scheme == "tcp" and not (parts.hostname and parts.port):
-            raise ValueError("it must name a host and a port")
-        if parts.scheme == "file" and (not os.path.isdir(os.path.dirname(parts.path)) or os.path.isdir(parts.path)):
-            raise ValueError("it must name a file in a folder that exists")
-    except ValueError as error:
-        raise UserError("--dist-url %s: %s" % (url, error)) from None

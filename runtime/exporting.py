@@ -1,8 +1,10 @@
-"""Models as files that need no code of this project, by whichever exporter torch has: each function gives bytes, and
-UserError where this torch cannot, or a package is missing.
+"""Export of modules to files that need no code of this project, by whichever exporter this torch has.
 
-`images` is the example (B, 3, H, W); the batch is free in what comes out.
+Each function returns the bytes of a file whose batch size is free; `images` is an example input (B, 3, H, W).
+UserError where this torch lacks the exporter, or a package is missing.
 """
+
+from __future__ import annotations
 
 import contextlib
 import importlib
@@ -10,28 +12,32 @@ import inspect
 import io
 import logging
 import warnings
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 import torch
 
 from runtime.errors import RunError, UserError, reason
 from runtime.names import DYNAMO_OPSET, TRACED_OPSET
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 _EXTRA_FILE = "metadata.json"
 
 
-def default_opset():
-    """The opset that `onnx_file` takes unless told otherwise."""
+def default_opset() -> int:
+    """Return the ONNX opset that this torch exports by default."""
     return DYNAMO_OPSET if _has_dynamo() else TRACED_OPSET
 
 
-def _has_dynamo():
-    """Whether torch exports to ONNX by way of torch.export, into one file (torch 2.5)."""
+def _has_dynamo() -> bool:
+    """Return whether torch exports to ONNX by way of torch.export, into one file (torch 2.5)."""
     names = inspect.signature(torch.onnx.export).parameters
     return "dynamo" in names and "external_data" in names
 
 
-def need(package, purpose):
-    """The module `package`; UserError where it is not installed."""
+def require_package(package: str, purpose: str) -> Any:
+    """Return the module `package`; UserError where it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -39,9 +45,8 @@ def need(package, purpose):
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Exporters warn of shapes that become constants, as they shall, and of newer exporters; of a failure they log a
-    traceback beside the exception."""
+def _quiet() -> Iterator[None]:
+    """Silence exporters, which warn of shapes that become constants on purpose, and log the traceback of a failure."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -52,15 +57,15 @@ def _quiet():
         logging.disable(before)
 
 
-def onnx_model(module, images, names, opset):
-    """The onnx.ModelProto of `module` with an input and an output of these `names`, their first axis free.
+def onnx_model(module: nn.Module, images: Tensor, names: list[str], opset: int) -> Any:
+    """Return the onnx.ModelProto of `module`, with an input and an output of these `names` whose first axis is free.
 
-    From DYNAMO_OPSET on by torch.export where torch has that exporter, otherwise by tracing.
+    From DYNAMO_OPSET on it comes from torch.export where torch has that exporter, otherwise from tracing.
     """
-    onnx = need("onnx", "--format onnx")
+    onnx = require_package("onnx", "--format onnx")
     is_dynamo = opset >= DYNAMO_OPSET and _has_dynamo()
     if is_dynamo:
-        need("onnxscript", "--format onnx")
+        require_package("onnxscript", "--format onnx")
     export = _by_dynamo if is_dynamo else _by_tracing
     try:
         with _quiet(), torch.no_grad():
@@ -106,9 +111,9 @@ def _by_tracing(onnx, module, images, names, opset):
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def onnx_runner(data, threads):
-    """(a function from a numpy array to the output of the model, its metadata as a dictionary), on the CPU."""
-    onnxruntime = need("onnxruntime", "--format onnx")
+def onnx_runner(data: bytes, threads: int) -> tuple[Callable[[Any], Any], dict[str, str]]:
+    """Return a function from a numpy array to the output of the model on the CPU, and the model's metadata."""
+    onnxruntime = require_package("onnxruntime", "--format onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads
     try:
@@ -119,8 +124,8 @@ def onnx_runner(data, threads):
     return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
 
 
-def script_file(module, images, metadata):
-    """TorchScript by tracing, with the text `metadata` as the extra file metadata.json."""
+def script_file(module: nn.Module, images: Tensor, metadata: str) -> bytes:
+    """Return TorchScript by tracing, with the text `metadata` as the extra file metadata.json."""
     buffer = io.BytesIO()
     with _quiet(), torch.no_grad():
         traced = torch.jit.trace(module, images, check_trace=False)
@@ -128,16 +133,16 @@ def script_file(module, images, metadata):
     return buffer.getvalue()
 
 
-def load_script(data):
-    """(the module in what `script_file` gave, its metadata)."""
-    files = _extra_files("")
+def load_script(data: bytes) -> tuple[Any, str]:
+    """Return the module in a file of `script_file`, and its metadata."""
+    files: Any = _extra_files("")
     with _quiet():
         module = torch.jit.load(io.BytesIO(data), _extra_files=files)
     text = files[_EXTRA_FILE]
     return module, text.decode() if isinstance(text, bytes) else text
 
 
-def _extra_files(text):
+def _extra_files(text: str) -> Any:
     if hasattr(torch._C, "ExtraFilesMap"):  # torch 1.5 takes no dictionary
         files = torch._C.ExtraFilesMap()
         files[_EXTRA_FILE] = text
@@ -145,8 +150,8 @@ def _extra_files(text):
     return {_EXTRA_FILE: text}
 
 
-def program_file(module, images, metadata):
-    """An ExportedProgram, with the text `metadata` as the extra file metadata.json."""
+def program_file(module: nn.Module, images: Tensor, metadata: str) -> bytes:
+    """Return an ExportedProgram, with the text `metadata` as the extra file metadata.json."""
     if not hasattr(torch, "export") or not hasattr(torch.export, "Dim"):
         raise UserError(
             "torch %s has no torch.export with a free batch: torch 2.2 has; or use another --format" % torch.__version__
@@ -158,7 +163,7 @@ def program_file(module, images, metadata):
     return buffer.getvalue()
 
 
-def load_program(data):
-    """(the module in what `program_file` gave, its metadata)."""
+def load_program(data: bytes) -> tuple[Any, str]:
+    """Return the module in a file of `program_file`, and its metadata."""
     files = {_EXTRA_FILE: ""}
     return torch.export.load(io.BytesIO(data), extra_files=files).module(), files[_EXTRA_FILE]

@@ -1,34 +1,46 @@
-"""What the launcher says of this process: its rank among the others, where they meet, and its share of the cores."""
+"""The launcher's environment variables: the rank of this process, the rendezvous address, and its processor cores."""
+
+from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections import namedtuple
+from dataclasses import dataclass
+from typing import Mapping, MutableMapping
 
 from runtime.affinity import usable_cores
 from runtime.errors import UserError
 
-Launch = namedtuple("Launch", "rank world_size local_rank local_world_size")
+
+@dataclass(frozen=True)
+class Launch:
+    """The rank of this process among all and among those of its machine."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int | None  # None if the launcher does not set it
 
 
-def read_launch(environ, local_rank=None):
-    """The Launch that torchrun, torch.distributed.launch, the wrappers or Slurm describe in `environ`.
+def read_launch(environ: Mapping[str, str], local_rank: int | None = None) -> Launch:
+    """Return the Launch that torchrun, torch.distributed.launch, the wrappers or Slurm set in `environ`.
 
-    `local_rank` is the option of the same name, which torch.distributed.launch passes instead of LOCAL_RANK.
+    `local_rank` is the value of --local_rank, which torch.distributed.launch passes instead of LOCAL_RANK.
     """
+    local_world_size: int | None
     if "RANK" in environ and "WORLD_SIZE" in environ:
         rank, world_size = int_variable(environ, "RANK"), int_variable(environ, "WORLD_SIZE", least=1)
         if "LOCAL_RANK" in environ:
             local_rank = int_variable(environ, "LOCAL_RANK")
         elif local_rank is None:
             local_rank = rank
-        # torch.distributed.launch of torch 1.x does not say how many processes this machine has
+        # torch.distributed.launch of torch 1.x does not set the number of processes on this machine
         local_world_size = int_variable(environ, "LOCAL_WORLD_SIZE", 0) or None
     elif int_variable(environ, "SLURM_NTASKS", 1) > 1 and "SLURM_PROCID" in environ:
         rank, world_size = int_variable(environ, "SLURM_PROCID"), int_variable(environ, "SLURM_NTASKS")
         local_rank = int_variable(environ, "SLURM_LOCALID", rank)
-        tasks_a_node = -(-world_size // int_variable(environ, "SLURM_NNODES", 1, least=1))
-        local_world_size = int_variable(environ, "SLURM_NTASKS_PER_NODE", tasks_a_node, least=1)
+        tasks_per_node = -(-world_size // int_variable(environ, "SLURM_NNODES", 1, least=1))
+        local_world_size = int_variable(environ, "SLURM_NTASKS_PER_NODE", tasks_per_node, least=1)
     else:
         return Launch(0, 1, local_rank or 0, 1)
     if not rank < world_size:
@@ -37,11 +49,13 @@ def read_launch(environ, local_rank=None):
     return Launch(rank, world_size, local_rank, local_world_size)
 
 
-def int_variable(environ, name, default=None, least=0, most=10**6):
-    """The integer in the variable `name`; UserError where it has none within the limits."""
+def int_variable(
+    environ: Mapping[str, str], name: str, default: int | None = None, least: int = 0, most: int = 10**6
+) -> int:
+    """Return the integer in the variable `name`; UserError unless it is one within the limits."""
     value = environ.get(name, default)
     try:
-        number = int(value)
+        number = int(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = None
     if number is None or not least <= number <= most:
@@ -50,8 +64,8 @@ def int_variable(environ, name, default=None, least=0, most=10**6):
     return number
 
 
-def set_slurm_rendezvous(environ):
-    """Fill in MASTER_ADDR and MASTER_PORT, which Slurm does not set, so that all tasks of a job agree."""
+def set_slurm_rendezvous(environ: MutableMapping[str, str]) -> None:
+    """Set MASTER_ADDR and MASTER_PORT, which Slurm leaves unset, to the same values in all tasks of a job."""
     if "SLURM_PROCID" not in environ or "RANK" in environ:
         return
     if "MASTER_ADDR" not in environ:
@@ -60,7 +74,7 @@ def set_slurm_rendezvous(environ):
     environ.setdefault("MASTER_PORT", str(20000 + int_variable(environ, "SLURM_JOB_ID", 0, most=2**63) % 20000))
 
 
-def _first_host(nodes):
+def _first_host(nodes: str) -> str:
     if nodes and shutil.which("scontrol"):
         command = ["scontrol", "show", "hostnames", nodes]
         listed = subprocess.run(command, stdout=subprocess.PIPE, check=False)  # noqa: S603 - a list, no shell
@@ -71,8 +85,8 @@ def _first_host(nodes):
     return nodes.split(",")[0]
 
 
-def cores_per_process(environ, launch):
-    """The processor cores for one process: its own where it is bound to some, else its part of them all."""
+def cores_per_process(environ: Mapping[str, str], launch: Launch) -> int:
+    """Return the number of cores of this process: those it is bound to, otherwise its part of the machine's."""
     usable = usable_cores()
     bound = usable < (os.cpu_count() or 1) or ("SLURM_CPUS_PER_TASK" in environ and "RANK" not in environ)
     return usable if bound else max(1, usable // (launch.local_world_size or launch.world_size))

@@ -1,8 +1,8 @@
-"""Names and constants that several packages share; importing them does not import torch."""
+"""Names and constants that several packages share; this module does not import torch."""
 
 DEVICE_KINDS = ("npu", "cuda", "cpu")  # in the order of --device auto
 AMP_DTYPES = ("bfloat16", "float16")
-TOKEN_LAYOUTS = ("permute", "reshape")  # the paper's function, and the Ascend port's
+TOKEN_LAYOUTS = ("permute", "reshape")  # the paper's function, and that of the Ascend port
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EXPORT_FORMATS = ("onnx", "torchscript", "exported_program", "safetensors")
 DYNAMO_OPSET = 18  # the lowest that torch.export's ONNX exporter writes, and the default where torch has it

@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS  # noqa: E402 - after the
 
 from pipeline import findings as findings_module  # noqa: E402
 from pipeline.index import list_images  # noqa: E402
-from pipeline.inspection import look_at  # noqa: E402
+from pipeline.inspection import inspect_images  # noqa: E402
 from pipeline.reading import contains, list_classes, walk  # noqa: E402
 from runtime.affinity import usable_cores  # noqa: E402
 from runtime.errors import UserError, shown  # noqa: E402
@@ -48,7 +48,7 @@ def check(args):
     parts = {}
     for name in PARTS:
         images, strangers, closed = list_part(os.path.join(args.data, name))
-        found = look_at(images, args.input_size, name == "train", workers, name)
+        found = inspect_images(images, args.input_size, name == "train", workers, name)
         parts[name] = findings_module.Part(images, found, strangers, closed)
     findings = findings_module.findings_of(parts, args.input_size)
     for line in findings_module.lines_of(findings):

@@ -104,7 +104,7 @@ def build_weights(options: Options, logger: logging.Logger, classes: Sequence[st
     source = finetune.read(options.finetune)
     _check_recorded(source.path, source.options, options, ("model", "stem_type", "shared_spatial_func"))
     model = build_model(options, len(classes), source.options)
-    for line in finetune.begin_with(source, model, classes):
+    for line in finetune.load_weights(source, model, classes):
         logger.info("--finetune: %s", line)
     return model
 

@@ -1,4 +1,8 @@
-"""The teacher of a distillation: a trained model of this project or of timm, which is read and never trained."""
+"""The teacher of a distillation: a trained model of this project or of timm, which is not trained further."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
@@ -7,12 +11,19 @@ from models import families
 from runtime.compat import is_model
 from runtime.errors import UserError, reason
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def load_teacher(options, torch_device, num_classes, create):
-    """`--teacher-model` by the function `create` with the weights of `--teacher-path`, frozen, in evaluation mode.
+    from options.parsing import Options
 
-    UserError where the file is none of that model's, knows another number of classes, or where the model does not take
-    images of `--input-size`.
+
+def load_teacher(
+    options: Options, torch_device: torch.device, num_classes: int, create: Callable[..., nn.Module]
+) -> nn.Module:
+    """Return `--teacher-model`, built by `create`, with the weights of `--teacher-path`: frozen, in evaluation mode.
+
+    UserError where the file is of another model or another number of classes, or where the model does not take images
+    of `--input-size`.
     """
     name = options.teacher_model
     if not is_model(name):  # timm would look for some others in the network
@@ -32,17 +43,17 @@ def load_teacher(options, torch_device, num_classes, create):
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
     teacher.to(torch_device).eval()
-    _try_out(teacher, options, torch_device, num_classes)
+    _check_output(teacher, options, torch_device, num_classes)
     return teacher
 
 
-def _keywords(name, recorded, image_size):
+def _keywords(name: str, recorded: dict[str, Any], image_size: int) -> dict[str, Any]:
     """Return what a model of this project needs to be the one that was trained; timm's have their own defaults."""
     is_ours = families.family_of(name) is not None
     return dict(families.own_keywords(name, recorded), image_size=image_size) if is_ours else {}
 
 
-def _check_classes(path, teacher, weights, num_classes):
+def _check_classes(path: str, teacher: Any, weights: dict[str, torch.Tensor], num_classes: int) -> None:
     classifier = getattr(teacher.get_classifier(), "weight", None)
     for name, parameter in teacher.named_parameters():
         if parameter is classifier and name in weights and len(weights[name]) != num_classes:
@@ -52,7 +63,7 @@ def _check_classes(path, teacher, weights, num_classes):
             )
 
 
-def _try_out(teacher, options, torch_device, num_classes):
+def _check_output(teacher: nn.Module, options: Options, torch_device: torch.device, num_classes: int) -> None:
     side = options.input_size
     try:
         with torch.no_grad():
@@ -61,5 +72,5 @@ def _try_out(teacher, options, torch_device, num_classes):
             raise ValueError("its output is %s" % (shape,))
     except Exception as error:
         raise UserError(
-            "--teacher-model %s cannot see images of %d pixels: %s" % (options.teacher_model, side, reason(error))
+            "--teacher-model %s does not take images of %d pixels: %s" % (options.teacher_model, side, reason(error))
         ) from None

@@ -111,7 +111,7 @@ class BaselineShiftViT(shiftvit.ShiftViT):
         return self.head(functional.adaptive_avg_pool2d(self.norm(x), 1).flatten(1))
 
 
-BASELINE = (
+BASELINE_MODULES = (
     *(BaselineSpatialMLP, BaselineSpatialAttention, BaselinePositionalConv, BaselineDownsample, BaselineMixingBlock, BaselineSpach),
     *(BaselineConvMLP, BaselineShiftBlock, BaselineShiftViT),
 )
@@ -119,7 +119,7 @@ BASELINE = (
 
 def as_baseline(model):
     """`model`, a Spach or ShiftViT, made to compute in the plain way."""
-    kinds = {kind.__bases__[0]: kind for kind in BASELINE}
+    kinds = {kind.__bases__[0]: kind for kind in BASELINE_MODULES}
     for module in model.modules():
         if type(module) in kinds:
             module.__class__ = kinds[type(module)]

@@ -407,7 +407,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(data, whole, tmp_path, dam
     with open(path, "wb") as file:
         file.write(damaged)
     printed = resume(data, out, whole(1))
-    assert "%s is not a readable checkpoint" % path in printed and "the checkpoint before it is tried" in printed
+    assert "%s is not a readable checkpoint" % path in printed and "falling back to the checkpoint before it" in printed
     assert "start         from %s" % os.path.join(out, store.PREVIOUS) in printed
     (renamed,) = [name for name in os.listdir(out) if name.startswith(LATEST + ".damaged.")]
     with open(os.path.join(out, renamed), "rb") as file:
@@ -450,7 +450,7 @@ def test_a_process_that_never_comes(data, tmp_path):
     environ.update(MASTER_PORT=str(port), ALONE="1")
     status, _, err = run_main(words_for(data, tmp_path / "out", "--dist-timeout=3"), 1, environ)
     assert status == 1
-    assert "2 processes did not come together at 127.0.0.1:%d within 3 s (--dist-timeout)" % port in err
+    assert "2 processes did not all connect to 127.0.0.1:%d within 3 s (--dist-timeout)" % port in err
 
 
 def test_a_port_in_use(data, tmp_path):
@@ -554,7 +554,7 @@ def test_a_run_of_two_processes_is_resumed_by_one(data, whole, tmp_path):
     here, there = (loading.load(os.path.join(path, LATEST)) for path in (out, reference))
     assert distance(here["model"], there["model"]) < 1e-5
     status, _, err = run_main(words_for(data, out, "--virtual-ranks=3"), 2)
-    assert status == 2 and "--virtual-ranks 3 cannot be shared out evenly over 2 processes" in err
+    assert status == 2 and "--virtual-ranks 3 cannot be divided evenly among 2 processes" in err
 
 
 def test_deterministic_runs_are_equal(data, tmp_path):

@@ -173,4 +173,4 @@ def test_a_first_machine_that_cannot_be_reached(tmp_path, images):
         err = run.communicate(timeout=100)[1].decode()
         assert run.returncode in (1, 2) and address + ":1" in err and "Traceback" not in err, err
         if run.returncode == 1:  # torch 1 does not wait for a name that it cannot resolve
-            assert "2 processes did not come together at %s:1 within 3 s (--dist-timeout)" % address in err
+            assert "2 processes did not all connect to %s:1 within 3 s (--dist-timeout)" % address in err

@@ -1,4 +1,4 @@
-"""The model and its training step equal their baseline.
+"""The model and its training step equal the baseline.
 
 Both sum the same terms in another order, so logits, gradients and statistics agree to float32 rounding: the tolerance
 is a part in 10,000 of the largest value of each tensor, and as much of the largest gradient of all where a gradient is
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_ends_the_baseline_training():
 
 @pytest.mark.parametrize("is_training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("kind", SMALL_SIBLINGS)
-def test_the_siblings_equal_their_plain_formulation(kind, is_training):
+def test_the_siblings_equal_their_baseline(kind, is_training):
     make, words = SMALL_SIBLINGS[kind]
     words = dict(words, image_size=32, num_classes=5, drop_path_rate=0.0 if is_training else 0.5)
     both = fill(make(**words)), baseline_siblings.as_baseline(fill(make(**words)))
@@ -135,5 +135,5 @@ def test_the_siblings_equal_their_plain_formulation(kind, is_training):
     assert_close({"logits": logits[0]}, {"logits": logits[1]})
     gradients = [{name: value.grad for name, value in model.named_parameters()} for model in both]
     assert_close(*gradients, scale=max(value.abs().max().item() for value in gradients[1].values()))
-    assert not {type(module) for module in both[0].modules()} & set(baseline_siblings.BASELINE)
-    assert type(both[1]) in baseline_siblings.BASELINE
+    assert not {type(module) for module in both[0].modules()} & set(baseline_siblings.BASELINE_MODULES)
+    assert type(both[1]) in baseline_siblings.BASELINE_MODULES

@@ -19,6 +19,7 @@ from runtime import compiling
 from runtime.compat import DropPath, attention, count_multiply_adds, create_model, without_contents
 from runtime.ema import Ema
 from runtime.errors import UserError
+from runtime.names import IMAGENET_MEAN
 from training import build
 
 EVAL = golden("models_eval")
@@ -270,7 +271,7 @@ def test_timm_builds_them():
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
     model = create_model("spach_xxs_patch16_224_mlp", num_classes=0, img_size=64)
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 384)
-    with pytest.raises(ValueError, match="this model is for 64"):
+    with pytest.raises(ValueError, match="images of 32 x 32 pixels: this model was made for 64 x 64"):
         model(torch.zeros(1, 3, 32, 32))
 
 
@@ -321,3 +322,22 @@ def test_torchscript(small):
     model, images = small().eval(), torch.randn(2, 3, 32, 32)
     traced = torch.jit.trace(model, images)
     assert torch.allclose(traced(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["smlpnet_tiny", "spach_xxs_patch16_224_mlp", "shiftvit_light_tiny"])
+def test_timm_finds_the_input_size(name):
+    model = create_model(name, num_classes=7, image_size=64)
+    parameters = dict(model.named_parameters())
+    config = model.pretrained_cfg
+    assert config["input_size"] == (3, 64, 64) and config["num_classes"] == 7
+    assert parameters[config["classifier"] + ".weight"].shape[0] == 7
+    assert parameters[config["first_conv"] + ".weight"].shape[1] == 3
+    resolved = pytest.importorskip("timm.data").resolve_data_config({}, model=model)
+    assert resolved["input_size"] == (3, 64, 64) and resolved["interpolation"] == "bicubic"
+    assert int(64 / resolved["crop_pct"]) == int(256 / 224 * 64) and resolved["mean"] == IMAGENET_MEAN
+
+
+def test_images_of_another_size_are_refused():
+    model = create_model("smlpnet_tiny", num_classes=7, image_size=64).eval()
+    with pytest.raises(ValueError, match="images of 224 x 224 pixels: this model was made for 64 x 64"):
+        model(torch.zeros(1, 3, 224, 224))

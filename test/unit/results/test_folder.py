@@ -124,7 +124,7 @@ def test_renaming_loses_nothing(folder):
     after.pop(".lock")
     assert after == before
     assert "\n" not in message and "--resume=%s" % os.path.join(target, "checkpoint.pth") in message
-    assert not store.find_latest(folder)
+    assert not store.checkpoints_in(folder)
 
 
 def test_evaluation_does_not_rename_the_folder(folder):

@@ -111,7 +111,7 @@ def test_what_is_missing_is_named(monkeypatch):
         with pytest.raises(UserError, match="--compile on: the package %s is not installed" % package):
             compiling.compiles("on", device)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match="--compile on: there is no C\\+\\+ compiler no-such-compiler"):
+    with pytest.raises(UserError, match="--compile on: the C\\+\\+ compiler no-such-compiler is missing"):
         compiling.compiles("on", CPU)
 
 

@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_falls_back(tmp_path, caplog):
         store.save({"model": {"w": torch.full((100,), float(number))}}, str(tmp_path), False)
     with open(path_of(tmp_path), "r+b") as file:
         file.truncate(300)
-    loaded, path, damaged = loading.load_first_good(store.find_latest(str(tmp_path)))
+    loaded, path, damaged = loading.load_first_good(store.checkpoints_in(str(tmp_path)))
     assert path == path_of(tmp_path, store.PREVIOUS) and loaded["model"]["w"][0] == 0
     assert damaged == [path_of(tmp_path)]
     assert "not a readable checkpoint" in caplog.text
@@ -177,7 +177,7 @@ def test_the_interface_is_asked_for_where_gloo_takes_the_wrong_one(monkeypatch):
     said = RuntimeError(
         "Gloo connectFullMesh failed with [pair.cc:152]\n timed out connecting, remote=[127.0.0.1]:27544"
     )
-    error = distributed._connection_error(said, "env://", 5, 2)
+    error = process_group.connection_error(said, "env://", 5, 2)
     assert isinstance(error, RunError) and str(error).startswith("2 processes met at host0:29500 but cannot reach each")
     assert "set GLOO_SOCKET_IFNAME" in str(error)
 

@@ -39,8 +39,8 @@ def test_the_rank_to_blame(rows, own, culprits, text):
 
 def test_the_store_s_keeper():
     for before, now in ((NO_ANSWER, NO_ANSWER), ([(1, (0, 0, 0))], NO_ANSWER)):
-        assert diagnose(before, now, 1) == ([0], "rank 0 does not respond (stopped, or not to be reached)")
-    assert diagnose([(1, (0, 0, 0))], False, 1) == ([], "")  # it has ended, and has told why
+        assert diagnose(before, now, 1) == ([0], "rank 0 does not respond (stopped or unreachable)")
+    assert diagnose([(1, (0, 0, 0))], False, 1) == ([], "")  # it has ended, and has reported the cause
 
 
 def test_signals_are_noted_while_listening_and_elected_together():

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import main
 from checkpoints import loading, store
-from models.resampling import between, resample
+from models.resampling import interpolation_matrix, resample
 from models.shiftvit import ShiftViT
 from models.smlp import SparseMLP, sMLPNet
 from models.spach import Spach, SpatialMLP
@@ -36,7 +36,7 @@ SIZES = [(32, 64), (64, 32), (64, 96), (96, 64)]
 
 
 def source_of(model, classes=None, **options):
-    return finetune.Weights("c.pth", {"model": model.state_dict(), "args": options, "classes": classes})
+    return finetune.InitialWeights("c.pth", {"model": model.state_dict(), "args": options, "classes": classes})
 
 
 def random_weights(model, seed=0):
@@ -50,13 +50,15 @@ def random_weights(model, seed=0):
 
 def test_lines_are_interpolated():
     want = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
-    assert torch.equal(between(2, 4), torch.tensor(want, dtype=torch.float64))
+    assert torch.equal(interpolation_matrix(2, 4), torch.tensor(want, dtype=torch.float64))
     signal = torch.rand(1, 1, 7, dtype=torch.float64)
     for new in (9, 14, 21):
         torch_s = functional.interpolate(signal, size=new, mode="linear", align_corners=False)[0, 0]
-        numpy.testing.assert_allclose(between(7, new) @ signal[0, 0], torch_s, atol=1e-6)
-    numpy.testing.assert_allclose((between(14, 7) @ between(7, 14)).numpy(), numpy.eye(7), atol=1e-12)
-    assert torch.equal(between(5, 5), torch.eye(5, dtype=torch.float64))
+        numpy.testing.assert_allclose(interpolation_matrix(7, new) @ signal[0, 0], torch_s, atol=1e-6)
+    numpy.testing.assert_allclose(
+        (interpolation_matrix(14, 7) @ interpolation_matrix(7, 14)).numpy(), numpy.eye(7), atol=1e-12
+    )
+    assert torch.equal(interpolation_matrix(5, 5), torch.eye(5, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("old, new", [(7, 14), (7, 12), (8, 24)])
@@ -66,7 +68,7 @@ def test_an_enlarged_image_is_mixed_as_the_small_one(old, new):
     grown, count = resample(first.state_dict(), second.state_dict())
     assert count == 2
     second.load_state_dict(grown)
-    image, enlarge = torch.randn(2, 4, old, old), between(old, new).float()
+    image, enlarge = torch.randn(2, 4, old, old), interpolation_matrix(old, new).float()
     small = first._mix_permuted(image)
     large = second._mix_permuted(enlarge @ image @ enlarge.t())
     for got, want in zip(large, small):
@@ -80,7 +82,7 @@ def test_an_enlarged_image_passes_the_token_mlp_as_the_small_one():
     grown, count = resample(names, wanted)
     assert count == 1
     second.load_state_dict({name.partition(".")[2]: value for name, value in grown.items()})
-    image, enlarge = torch.randn(2, 3, 3, 4), between(3, 6).float()
+    image, enlarge = torch.randn(2, 3, 3, 4), interpolation_matrix(3, 6).float()
 
     def enlarged(tokens):
         return torch.einsum("ab,cd,nbdk->nack", enlarge, enlarge, tokens.view(2, 3, 3, 4)).reshape(2, 36, 4)
@@ -98,14 +100,14 @@ def test_an_enlarged_image_passes_the_token_mlp_as_the_small_one():
 def test_every_family_moves_between_sizes(family, old, new):
     make = FAMILIES[family]
     first, second = random_weights(make(image_size=old, num_classes=5)), make(image_size=new, num_classes=5)
-    finetune.begin_with(source_of(first), second, list("abcde"))
+    finetune.load_weights(source_of(first), second, list("abcde"))
     got, before = second.state_dict(), first.state_dict()
     same = [name for name in got if got[name].shape == before[name].shape]
     assert all(torch.equal(got[name], before[name]) for name in same)
     assert torch.isfinite(second.eval()(torch.randn(2, 3, new, new))).all()
     if old < new:
         back = make(image_size=old, num_classes=5)
-        finetune.begin_with(source_of(second), back, list("abcde"))
+        finetune.load_weights(source_of(second), back, list("abcde"))
         for name, value in back.state_dict().items():
             numpy.testing.assert_allclose(value.numpy(), before[name].numpy(), rtol=1e-4, atol=1e-5, err_msg=name)
 
@@ -125,19 +127,19 @@ def test_a_head_of_other_classes_stays_fresh(family):
     for classes in (4, 6):
         model = FAMILIES[family](image_size=32, num_classes=classes)
         fresh = {name: value.clone() for name, value in model.get_classifier().state_dict().items()}
-        lines = finetune.begin_with(source_of(first), model, range(classes))
-        assert lines == ["the head of 5 classes is replaced by a fresh one of %d" % classes]
+        lines = finetune.load_weights(source_of(first), model, range(classes))
+        assert lines == ["the head of 5 classes is replaced by a new one of %d" % classes]
         assert all(torch.equal(value, fresh[name]) for name, value in model.get_classifier().state_dict().items())
     headless = FAMILIES[family](image_size=32, num_classes=0)
-    lines = finetune.begin_with(source_of(headless), FAMILIES[family](image_size=32, num_classes=3), range(3))
-    assert lines == ["the head of no classes is replaced by a fresh one of 3"]
+    lines = finetune.load_weights(source_of(headless), FAMILIES[family](image_size=32, num_classes=3), range(3))
+    assert lines == ["the head of no classes is replaced by a new one of 3"]
 
 
 def test_a_head_is_kept_aloud_where_the_names_differ():
     first, model = (FAMILIES["smlpnet"](image_size=32, num_classes=2) for _ in range(2))
-    assert finetune.begin_with(source_of(first, ["cat", "dog"]), model, ["cat", "dog"]) == []
-    lines = finetune.begin_with(source_of(first, ["cat", "dog"]), model, ["dog", "cat"])
-    assert lines == ["the head is kept, though the names of its classes are others"]
+    assert finetune.load_weights(source_of(first, ["cat", "dog"]), model, ["cat", "dog"]) == []
+    lines = finetune.load_weights(source_of(first, ["cat", "dog"]), model, ["dog", "cat"])
+    assert lines == ["the head is kept, although its class names differ"]
     assert torch.equal(first.mlp_head[0].weight, model.mlp_head[0].weight)
 
 
@@ -152,7 +154,7 @@ def test_weights_of_no_known_shape_are_refused(name, shape):
     if shape:
         source.weights["token_mix.0.1." + name] = torch.zeros(shape)
     with pytest.raises(UserError, match=r"c\.pth is the checkpoint of another model"):
-        finetune.begin_with(source, model, range(2))
+        finetune.load_weights(source, model, range(2))
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def test_other_classes_and_size_in_a_run(small, trained, tmp_path, capsys):
     words = ["--data-path=" + data, "--input-size=64", "--epochs=1", "--finetune=" + trained]
     assert small("--output-dir=%s" % (tmp_path / "out"), *words) == 0
     out = capsys.readouterr().out
-    assert "--finetune: the head of 2 classes is replaced by a fresh one of 3" in out
+    assert "--finetune: the head of 2 classes is replaced by a new one of 3" in out
     assert re.search(r"--finetune: \d+ token-mixing layers are resampled to this --input-size", out)
 
 

@@ -146,8 +146,8 @@ def test_the_ema_warms_up():
         want = decay * want + (1 - decay)
         average.update(model, step)
         assert average.module.weight.item() == pytest.approx(want, rel=1e-6)
-    assert average.decay_of(7) < 0.5 == average.decay_of(8) == average.decay_of(10**9)
-    assert Ema(model, 0.5).decay_of(0) == 0.5
+    assert average.decay_at(7) < 0.5 == average.decay_at(8) == average.decay_at(10**9)
+    assert Ema(model, 0.5).decay_at(0) == 0.5
 
 
 def test_warm_up_reaches_a_run_and_follows_its_steps(small, monkeypatch, tmp_path):

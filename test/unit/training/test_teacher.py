@@ -165,7 +165,7 @@ def test_a_teacher_of_timm(tmp_path):
     model, loaded = load("resnet18")
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(images), model(images)) and not loaded.training
-    with pytest.raises(UserError, match="--teacher-model vit_small_patch16_224 cannot see images of 32 pixels"):
+    with pytest.raises(UserError, match="--teacher-model vit_small_patch16_224 does not take images of 32 pixels"):
         load("vit_small_patch16_224")
 
 
