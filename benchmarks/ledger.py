@@ -40,6 +40,7 @@ import baseline_training
 import torch
 from torch import nn
 
+import models  # noqa: F401 - registers the models with timm
 from benchmarks.report import Row
 from benchmarks.traffic import Contentless, Ledger
 from options import parsing

@@ -31,4 +31,4 @@ def lines() -> Iterator[str]:
         counted = "%.2f" % (row["multiply_adds"] / 1e9)
         published = (row.get("published_acc1", "-"), row.get("published_gflops", "-"))
         yield "%-30s %12s %7s %7d %16s %7s" % (name, "{:,}".format(row["parameters"]), counted, SIDE, *published)
-    yield "GFLOPs are 10**9 multiply-adds of one image, as the papers count; --input-size gives other sizes."
+    yield "GFLOPs are 10**9 multiply-adds of one image, as publications count them; --input-size gives other sizes."

@@ -27,6 +27,10 @@ class ImageModel(nn.Module):
     patch_size: int
     head: nn.Module
     apply_block: Callable[..., Tensor]
+    # The layers that models.resampling fits to another image size, by the last part of their names: 1x1 convolutions
+    # over the tokens of a row or column, and MLPs (fc1, fc2) over all tokens of an image.
+    line_mixers: tuple[str, ...] = ()
+    token_mlps: tuple[str, ...] = ()
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the input of the first stage for images (B, in_chans, S, S)."""

@@ -10,13 +10,10 @@ the largest weights remain.
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor
-
-_LINES = ("proj_h", "proh_w")  # sMLPNet's, 1x1 convolutions (S, S, 1, 1) over the S tokens of a row or column
-_TOKEN_MLP = "spatial_func.fc1.weight"
 
 
 def interpolation_matrix(old: int, new: int) -> Tensor:
@@ -28,18 +25,29 @@ def interpolation_matrix(old: int, new: int) -> Tensor:
     return (1 - distances).clamp(min=0)
 
 
-def resample(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Return `weights` with token mixers as large as those of the state_dict `wanted`, and how many were resampled."""
+def resample(
+    weights: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    line_mixers: Sequence[str] = (),
+    token_mlps: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], int]:
+    """Return `weights` with token mixers as large as those of the state_dict `wanted`, and how many were resampled.
+
+    `line_mixers` and `token_mlps` are the names of such layers, as of models.layers.ImageModel.
+    """
     result, count = dict(weights), 0
     for name, value in wanted.items():
         if name not in weights or weights[name].shape == value.shape:
             continue
         module, _, kind = name.rpartition(".")
-        if name.endswith(_TOKEN_MLP) and _is_token_mlp(module.rpartition(".")[0], weights):
-            result.update(_token_mlp(module.rpartition(".")[0], weights, wanted))
-            count += 1
-        elif kind == "weight" and module.rpartition(".")[2] in _LINES and _is_line_mixer(module, weights):
+        outer, _, layer = module.rpartition(".")
+        if kind != "weight":
+            continue
+        if layer in line_mixers and _is_line_mixer(module, weights):
             result.update(_line_mixer(module, weights, len(value)))
+            count += 1
+        elif layer == "fc1" and outer.rpartition(".")[2] in token_mlps and _is_token_mlp(outer, weights):
+            result.update(_token_mlp(outer, weights, wanted))
             count += 1
     return result, count
 

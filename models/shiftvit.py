@@ -1,4 +1,4 @@
-"""ShiftViT: tokens mixed by shifting a third of the channels by one place (Wang et al., arXiv 2201.10801).
+"""ShiftViT: tokens mixed by shifting a third of the channels by one pixel (Wang et al., arXiv 2201.10801).
 
 Parameter names equal the published code's (microsoft/SPACH, models/shiftvit.py), so that weights move in both
 directions.

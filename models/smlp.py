@@ -135,6 +135,8 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
     keyword a TypeError.
     """
 
+    line_mixers = ("proj_h", "proh_w")
+
     def __init__(
         self,
         dim=80,
@@ -179,7 +181,7 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         )
 
     def _set_drop_path(self, last_rate):
-        """One rate a block, shared by its two branches, which draw independently."""
+        """Give each block one rate; its two branches share it and sample independently."""
         for rate in rising_rates(last_rate, len(self.token_mix)):
             self.drop_path.append(make_drop_path(rate))
 

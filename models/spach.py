@@ -74,7 +74,7 @@ class ChannelMLP(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """A depthwise 3x3 convolution over the tokens' places: (B, side * side, C) -> the same."""
+    """A depthwise 3x3 convolution over the tokens as an image: (B, side * side, C) -> the same."""
 
     def __init__(self, dim, side):
         super().__init__()
@@ -130,6 +130,8 @@ class Spach(ImageModel):
     "conv1" or "conv4". With `shared_spatial_func` the blocks of a stage share one spatial function, but for the first
     of several stages. ValueError for what cannot be built, TypeError for an unknown keyword.
     """
+
+    token_mlps = ("spatial_func",)
 
     def __init__(
         self,
@@ -266,7 +268,7 @@ def _stem(stem_type, in_chans, dim, patch_size):
 
 
 def _drop_path_rates(stages, last_rate):
-    """One rate a block: the same in a single stage, else rising linearly from 0."""
+    """Return a rate for each block: the same in a single stage, else rising linearly from 0."""
     blocks = sum(depth for stage in stages for _, depth in stage)
     if len(stages) == 1:
         return [last_rate] * blocks

@@ -1,31 +1,39 @@
 """Configuration files: YAML that holds options by name, read into words of a command line and written by each run."""
 
+from __future__ import annotations
+
+import argparse
 import datetime
 import os
-
-import yaml
+from typing import TYPE_CHECKING, Any, Mapping
 
 from runtime.errors import UserError, did_you_mean, reason
 
-
-class _Loader(yaml.SafeLoader):
-    """Without merge keys (`<<`): merges of merges fill the memory from a file of some lines."""
-
-    def flatten_mapping(self, node):
-        pass
+if TYPE_CHECKING:
+    from options.command_line import Parser
 
 
-def read_config(path):
-    """The dictionary in the YAML file `path`."""
+def _load(text: str) -> Any:
+    """Return the values in a text of YAML, without merge keys (`<<`): a few lines of merges can fill the memory."""
+    import yaml  # only now: the options of a command line are checked without it
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: Any) -> None:
+            pass
+
+    return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Return the options in the YAML file `path`."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(_LONGEST_FILE + 1)
         if len(text) > _LONGEST_FILE or text.count("[") > _MOST_LISTS:
             raise ValueError("more than %d characters or %d lists" % (_LONGEST_FILE, _MOST_LISTS))
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = _load(text)
     except Exception as error:  # yaml raises nearly anything on a value that is not what its form says
-        why = reason(error)
-        raise UserError("--config %s cannot be read: %s" % (path, why)) from None
+        raise UserError("--config %s cannot be read: %s" % (path, reason(error))) from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
@@ -36,8 +44,8 @@ def read_config(path):
 _LONGEST_FILE, _MOST_LISTS = 2**15, 500  # yaml takes a second for these, and longer than in proportion for more
 
 
-def words_of(parser, path):
-    """{option: its words on a command line} of the file, so that one set of checks serves both."""
+def words_of(parser: Parser, path: str) -> dict[str, list[str]]:
+    """Return {option: its words on a command line} of the file, so that one set of checks serves both."""
     actions = {}
     for action in parser._actions:
         if action.dest != "help" and "--" + action.dest.replace("_", "-") in action.option_strings:
@@ -50,7 +58,7 @@ def words_of(parser, path):
     return words
 
 
-def _option_words(parser, path, action, value):
+def _option_words(parser: Parser, path: str, action: argparse.Action, value: Any) -> list[str]:
     flag = "--" + action.dest.replace("_", "-")
     opposite = "--no-" + flag[2:]
     if action.nargs == 0:
@@ -70,33 +78,35 @@ def _option_words(parser, path, action, value):
     return [flag, *map(str, items)] if action.nargs else ["%s=%s" % (flag, value)]
 
 
-def _is_scalar(value):
-    """Whether `value` can be a word; Python refuses to print integers of some thousand digits."""
+def _is_scalar(value: Any) -> bool:
+    """Return whether `value` can be a word; Python refuses to print integers of some thousand digits."""
     if isinstance(value, int):
         return not isinstance(value, bool) and value.bit_length() < 10**4
     return isinstance(value, (str, float, datetime.date))
 
 
-def _kind_of(value):
-    """What to call `value` in a message: printed, aliases within aliases could fill the memory."""
+def _kind_of(value: Any) -> str:
+    """Return what to call `value` in a message: printing aliases within aliases could fill the memory."""
     names = {list: "a list", dict: "a mapping", bool: "true or false", type(None): "null"}
     return names.get(type(value), "this %s" % type(value).__name__)
 
 
-def with_full_paths(values):
-    """The options `values` with absolute paths, so that they mean the same in any folder."""
+def with_full_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options `values` with absolute paths, so that they mean the same in any folder."""
     names = ("data_path", "index_cache", "output_dir", "resume", "finetune", "teacher_path")
     paths = {name: values.get(name) for name in names}
-    full = {name: os.path.abspath(path) for name, path in paths.items() if _is_path(path)}
+    full = {name: os.path.abspath(str(path)) for name, path in paths.items() if _is_path(path)}
     return dict(values, **full)
 
 
-def _is_path(value):
+def _is_path(value: Any) -> bool:
     return bool(value) and isinstance(value, str) and "://" not in value
 
 
-def to_yaml(options):
-    """A configuration file that reproduces the run."""
+def to_yaml(options: Any) -> str:
+    """Return the text of a configuration file that reproduces the run."""
+    import yaml
+
     values = with_full_paths(options.as_dict())
     for name in ("config", "eval_json", "local_rank"):
         del values[name]

@@ -168,6 +168,11 @@ def _add_run(parser):
     group.add_argument("--print-completion", choices=["bash", "zsh"], help=text)
 
 
+def check_words(argv: list[str]) -> None:
+    """Raise UserError where `argv` names an unknown option or a wrong value; configuration files are not read."""
+    build_parser().parse_args(argv)
+
+
 def parse(argv):
     """The Options of `argv`, over those of its `--config` files; UserError where they make no sense."""
     parser = build_parser()

@@ -1,66 +1,74 @@
-"""What is left of a run in its folder, whole or not: its rows, summary, options, and the numbers of its classes."""
+"""The output folder of a run, complete or not: its rows, summary, options and evaluation by class."""
+
+from __future__ import annotations
 
 import json
 import math
 import os
 import re
+from typing import Any
 
 from options import config_files
 from results import folder, record
-from runtime.errors import UserError, printable, shown
+from runtime.errors import UserError, printable, reason, shown
 
 
 class RunFolder:
-    """A run's folder as far as it can be read; `notes` says what could not. UserError where `path` holds no run."""
+    """The readable part of a run's folder; `notes` lists what is missing. UserError where `path` holds no run.
 
-    def __init__(self, path):
+    `rows` are the lines of log.txt by epoch, `versions` the libraries that the run started with, or "".
+    """
+
+    def __init__(self, path: str) -> None:
         if not os.path.isdir(path):
             raise UserError("%s: no such folder; name the --output-dir of a run" % shown(path))
         if not any(os.path.isfile(os.path.join(path, name)) for name in (record.ROWS, record.SUMMARY, folder.CONFIG)):
             message = "%s holds no run: there is no %s, %s or %s"
             raise UserError(message % (shown(path), record.ROWS, record.SUMMARY, folder.CONFIG))
-        self.path, self.notes = path, []
+        self.path = path
+        self.notes: list[str] = []
         self.rows = self._read_rows()
-        self.summary = self._read_json(record.SUMMARY)
+        self.summary: dict[str, Any] = self._read_json(record.SUMMARY)
         self.options, self.versions = self._read_options()
         self.evaluation = self._read_evaluation()
         if not self.rows:
             self.notes.append("no epoch has been finished")
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """The path, printable."""
         return shown(self.path)
 
     @property
-    def status(self):
-        """ "complete", "running or stopped", or "unknown"."""
+    def status(self) -> str:
+        """Whether the run is complete: "complete", "running or stopped", or "unknown"."""
         names = {"running": "running or stopped", "complete": "complete"}
         return names.get(str(self.summary.get("status")), "unknown")
 
-    def series(self, key):
-        """[(epoch, value)] of what the rows tell under `key`, NaN where a value is not finite."""
-        values = [(epoch, row.get(key)) for epoch, row in sorted(self.rows.items())]
+    def series(self, key: str) -> list[tuple[int, float]]:
+        """Return (epoch, value) of every row that has a number under `key`, which may be NaN or infinite."""
+        values: list[tuple[int, Any]] = [(epoch, row.get(key)) for epoch, row in sorted(self.rows.items())]
         return [(epoch, float(value)) for epoch, value in values if is_number(value)]
 
-    def best(self):
-        """(epoch, Acc@1 in percent) of the best epoch, the first among equals; None where no epoch is known."""
+    def best(self) -> tuple[int, float] | None:
+        """Return (epoch, Acc@1 in percent) of the best epoch, the first among equals; None where no epoch has one."""
         pairs = [(epoch, value) for epoch, value in self.series("test_acc1") if math.isfinite(value)]
         return max(pairs, key=lambda pair: (pair[1], -pair[0])) if pairs else None
 
-    def _text(self, name):
-        """The text of the file `name`, None where there is none."""
+    def _text(self, name: str) -> str | None:
+        """Return the text of the file `name`, or None where there is none."""
         path = os.path.join(self.path, name)
-        if not os.path.isfile(path):  # a pipe would be waited for
+        if not os.path.isfile(path):  # opening a pipe would wait for its writer
             return None
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 return file.read()
         except OSError as error:
-            self.notes.append("%s cannot be read: %s" % (name, error.strerror))
+            self.notes.append("%s cannot be read: %s" % (name, reason(error)))
             return None
 
-    def _read_json(self, name):
-        """The JSON object in the file `name`, {} where there is none."""
+    def _read_json(self, name: str) -> dict[str, Any]:
+        """Return the JSON object in the file `name`, or {} where there is none."""
         text = self._text(name)
         if text is None:
             return {}
@@ -70,9 +78,10 @@ class RunFolder:
         self.notes.append("%s is damaged: it holds no JSON object" % name)
         return {}
 
-    def _read_rows(self):
-        """{epoch: row}; of an epoch that is there twice the later one."""
-        rows, damaged = {}, 0
+    def _read_rows(self) -> dict[int, dict[str, Any]]:
+        """Return {epoch: row}; the later row where an epoch is there twice."""
+        rows: dict[int, dict[str, Any]] = {}
+        damaged = 0
         for line in (self._text(record.ROWS) or "").splitlines():
             row = _parsed(line)
             epoch = row.get("epoch") if isinstance(row, dict) else None
@@ -84,8 +93,8 @@ class RunFolder:
             self.notes.append("%s: %d damaged line(s) are left out" % (record.ROWS, damaged))
         return rows
 
-    def _read_options(self):
-        """({option: value}, the versions that the run began with or "")."""
+    def _read_options(self) -> tuple[dict[str, Any], str]:
+        """Return ({option: value}, the versions that the run started with or "")."""
         text = self._text(folder.CONFIG)
         if text is None:
             return {}, ""
@@ -93,34 +102,36 @@ class RunFolder:
         try:
             options = config_files.read_config(os.path.join(self.path, folder.CONFIG))
         except UserError as error:
-            self.notes.append("%s is damaged: %s" % (folder.CONFIG, printable(str(error))))
+            self.notes.append("%s is damaged: %s" % (folder.CONFIG, printable(reason(error))))
             options = {}
         return options, found.group(1) if found else ""
 
-    def _read_evaluation(self):
-        """What --per-class wrote, {} where it is not there or is not of that form."""
+    def _read_evaluation(self) -> dict[str, Any]:
+        """Return the output of --per-class, or {} where it is missing or damaged."""
         found = self._read_json(folder.EVALUATION)
         if not found or _is_evaluation(found):
             return found
-        self.notes.append("%s is damaged: it is not what --per-class writes" % folder.EVALUATION)
+        self.notes.append("%s is damaged: it is not an output of --per-class" % folder.EVALUATION)
         return {}
 
 
-def _parsed(text):
+def _parsed(text: str) -> Any:
+    """Return the value of a JSON text, or None where it is damaged."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
-def is_number(value):
-    """Whether `value` is a number, of a size that can be drawn; NaN and infinities are."""
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a number of a size that can be drawn; NaN and infinities count."""
     if isinstance(value, int):
         return not isinstance(value, bool) and abs(value) < 10**18
     return isinstance(value, float)
 
 
-def _is_evaluation(found):
+def _is_evaluation(found: dict[str, Any]) -> bool:
+    """Return whether `found` has the entries of an evaluation with --per-class."""
     rows, pairs, matrix = found.get("per_class"), found.get("confused"), found.get("confusion")
     if not (isinstance(rows, list) and all(_has(row, ("images", "correct"), ("name",)) for row in rows)):
         return False
@@ -138,8 +149,8 @@ def _is_evaluation(found):
     )
 
 
-def _has(row, numbers, texts):
-    """Whether `row` is a dictionary with these numbers and texts."""
+def _has(row: Any, numbers: tuple[str, ...], texts: tuple[str, ...]) -> bool:
+    """Return whether `row` is a dictionary with these numbers and texts."""
     if not isinstance(row, dict):
         return False
     return all(is_number(row.get(key)) for key in numbers) and all(isinstance(row.get(key), str) for key in texts)

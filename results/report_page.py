@@ -32,11 +32,11 @@ _COLUMNS = (
 
 @dataclass
 class Cell:
-    """A cell of a table: a text with a CSS class, or a bar of so many percent."""
+    """A cell of a table: a text, or a bar."""
 
     text: Any = ""
-    kind: str = ""
-    bar: int | None = None
+    kind: str = ""  # its CSS classes
+    bar: int | None = None  # percent
 
 
 @dataclass
@@ -45,23 +45,23 @@ class Row:
 
     name: Any
     cells: list[Cell]
-    kind: str = ""
+    kind: str = ""  # its CSS classes
 
 
 @dataclass
 class Table:
-    """A table; its headings are aligned with numbers, or with `left_head` with text."""
+    """A table of rows under headings."""
 
     head: list[Any]
     rows: list[Row]
-    left_head: bool = False
+    left_head: bool = False  # whether the headings are left-aligned, as texts are, and not as numbers are
 
 
 @dataclass
 class Classes:
-    """What an evaluation with --per-class tells of a run."""
+    """The tables of an evaluation with --per-class."""
 
-    of: str
+    suffix: str  # of the heading: which run it is, where there are several
     acc1: str
     images: str
     accuracy: Table
@@ -70,8 +70,8 @@ class Classes:
 
 
 @dataclass
-class Options:
-    """The options of the runs: those that differ, and the others."""
+class OptionTables:
+    """The options that differ between the runs, and the others."""
 
     differing: Table
     equal: Table
@@ -79,7 +79,7 @@ class Options:
 
 def page(runs: Sequence[RunFolder], defaults: dict[str, Any], picture: bytes) -> str:
     """Return the HTML text of the report on the runs, with a PNG of their curves; `defaults` are options."""
-    models = sorted({plain(run.summary.get("model") or run.options.get("model") or "run") for run in runs})
+    models = sorted({to_text(run.summary.get("model") or run.options.get("model") or "run") for run in runs})
     return _template().render(
         generator=GENERATOR,
         title="%s: training report" % ", ".join(models),
@@ -89,8 +89,8 @@ def page(runs: Sequence[RunFolder], defaults: dict[str, Any], picture: bytes) ->
         facts=_facts_of(runs[0]) if len(runs) == 1 else None,
         facts_table=_facts_table(runs),
         picture=base64.b64encode(picture).decode("ascii"),
-        classes=[_classes(run, _of(run, runs)) for run in runs if run.evaluation.get("per_class")],
-        epochs=[(_of(run, runs), _epochs(run)) for run in runs if run.rows],
+        classes=[_classes(run, _suffix(run, runs)) for run in runs if run.evaluation.get("per_class")],
+        epochs=[(_suffix(run, runs), _epochs(run)) for run in runs if run.rows],
         options=_options(runs, defaults),
     )
 
@@ -102,19 +102,19 @@ def _template() -> Any:
         raise UserError("the report needs jinja2: python -m pip install jinja2") from None
     loader = jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__)))
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["plain"] = plain
+    environment.filters["text"] = to_text
     return environment.get_template(TEMPLATE)
 
 
-def plain(value: Any) -> str:
+def to_text(value: Any) -> str:
     """Return `value` as printable text; the template escapes what HTML would read as markup."""
     try:
         return printable(str(value))
     except ValueError:  # Python prints no integer of some thousand digits
-        return "(too long a number)"
+        return "(a number with too many digits)"
 
 
-def _of(run: RunFolder, runs: Sequence[RunFolder]) -> str:
+def _suffix(run: RunFolder, runs: Sequence[RunFolder]) -> str:
     return " of " + run.name if len(runs) > 1 else ""
 
 
@@ -122,8 +122,8 @@ def _facts_of(run: RunFolder) -> list[tuple[str, Any]]:
     """Return [(fact, value)] of a run, always the same facts."""
     summary, best = run.summary, run.best()
     last = {key: values[-1][1] for key, values in ((key, run.series(key)) for key, _, _ in _COLUMNS) if values}
-    seconds = summary.get("training_seconds")
-    timed = isinstance(seconds, (int, float)) and 0 <= seconds < 10**9
+    seconds: Any = summary.get("training_seconds")
+    is_timed = isinstance(seconds, (int, float)) and 0 <= seconds < 10**9
     return [
         ("status", run.status),
         ("epochs", "%d of %s" % (max(run.rows, default=-1) + 1, summary.get("epochs", run.options.get("epochs", "?")))),
@@ -132,7 +132,7 @@ def _facts_of(run: RunFolder) -> list[tuple[str, Any]]:
         ("last EMA Acc@1", number(last.get("ema_acc1"), "%.2f %%")),
         ("last training loss", number(last.get("train_loss"), "%.4f")),
         ("images/s on average", number(summary.get("images_per_second"), "%.1f")),
-        ("training time", clock_text(seconds) if timed else "-"),
+        ("training time", clock_text(seconds) if is_timed else "-"),
         ("model", summary.get("model", run.options.get("model", "-"))),
         ("images", "%s train, %s val" % (summary.get("train_images", "?"), summary.get("val_images", "?"))),
         ("classes", summary.get("classes", "-")),
@@ -152,7 +152,7 @@ def number(value: Any, form: str) -> str:
 def _facts_table(runs: Sequence[RunFolder]) -> Table:
     rows = []
     for facts in zip(*[_facts_of(run) for run in runs]):
-        kind = "text differs" if len({plain(value) for _, value in facts}) > 1 else "text"
+        kind = "text differs" if len({to_text(value) for _, value in facts}) > 1 else "text"
         rows.append(Row(facts[0][0], [Cell(value, kind) for _, value in facts]))
     return Table(["", *[run.name for run in runs]], rows, left_head=True)
 
@@ -163,17 +163,17 @@ def _epochs(run: RunFolder) -> Table:
     values = [dict(run.series(key)) for key, _, _ in present]
     rows = []
     for epoch in sorted(run.rows):
-        cells = [Cell(number(of.get(epoch), form)) for of, (_, _, form) in zip(values, present)]
+        cells = [Cell(number(column.get(epoch), form)) for column, (_, _, form) in zip(values, present)]
         rows.append(Row(epoch, cells, "best" if best and best[0] == epoch else ""))
     return Table(["epoch", *[label for _, label, _ in present]], rows)
 
 
-def _options(runs: Sequence[RunFolder], defaults: dict[str, Any]) -> Options:
+def _options(runs: Sequence[RunFolder], defaults: dict[str, Any]) -> OptionTables:
     """Return the options that differ between the runs, or of one run from the defaults, and the others."""
     compared = [run.options for run in runs] + ([defaults] if len(runs) == 1 else [])
     labels = [run.name for run in runs] if len(runs) > 1 else ["this run", "default"]
     head = ["option", *labels]
-    options = Options(Table(head, [], left_head=True), Table(head, [], left_head=True))
+    options = OptionTables(Table(head, [], left_head=True), Table(head, [], left_head=True))
     for name in sorted({name for values in compared[: len(runs)] for name in values}):
         texts = [_option_text(values, name) for values in compared]
         differs = len(set(texts)) > 1
@@ -184,11 +184,11 @@ def _options(runs: Sequence[RunFolder], defaults: dict[str, Any]) -> Options:
 
 
 def _option_text(options: dict[str, Any], name: str) -> str:
-    value = options.get(name, "(not there)")
-    return "(none)" if value is None or value == "" else plain(value)
+    value = options.get(name, "(missing)")
+    return "(none)" if value is None or value == "" else to_text(value)
 
 
-def _classes(run: RunFolder, of: str) -> Classes:
+def _classes(run: RunFolder, suffix: str) -> Classes:
     found = run.evaluation
     rows = []
     for row in sorted(found["per_class"], key=lambda row: row["correct"] / max(row["images"], 1)):
@@ -197,7 +197,7 @@ def _classes(run: RunFolder, of: str) -> Classes:
         cells = [Cell(number(percent, "%.1f")), bar, Cell(row["correct"]), Cell(row["images"])]
         rows.append(Row(row["name"], cells))
     return Classes(
-        of,
+        suffix,
         number(found.get("acc1"), "%.3f %%"),
         number(found.get("images"), "%d"),
         Table(["class", "Acc@1 %", "", "correct", "images"], rows),
@@ -228,6 +228,6 @@ def _matrix(found: dict[str, Any]) -> Table:
 def _count_cell(count: Any, fraction: float, is_right: bool) -> Cell:
     if not count > 0:
         return Cell()
-    # A few mistakes are to be seen, too.
+    # The root makes a few mistakes visible, too.
     level = math.ceil(SHADES * min(1.0, fraction if is_right else math.sqrt(fraction)))
     return Cell(count, "%s%d" % ("right" if is_right else "wrong", level))

@@ -2,7 +2,6 @@
 # shellcheck shell=bash
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-python3}
 output=$root/test/output/0
 data_path=""
 resume=""
@@ -10,10 +9,41 @@ passed=()        # options for main.py, the wrapper's own first, so that the use
 launcher=()      # options for tools/launch.py, likewise
 node_rank=0
 
+# fail STATUS MESSAGE: end the wrapper with one line.
+fail() {
+    echo "[Error] $2" >&2
+    exit "$1"
+}
+
+# print_usage PROCESSES: what the wrapper does, from the comment at its top, and the options of all wrappers.
+print_usage() {
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    cat <<EOF
+
+Options, each as --name=VALUE or --name VALUE:
+  --data_path=DIR    the data set: a folder with train/ and val/, one folder of images per class in each (required)
+  --output_dir=DIR   where checkpoints, logs and results are saved (default: test/output/0)
+  --resume=PATH      a checkpoint, or the folder of a run, to resume or to evaluate
+  --nproc=N          processes of this machine, one for each device (default: $1)
+  --help             print this text
+train_multinode.sh also takes --nnodes=N, --node_rank=N, --master_addr=HOST and --master_port=PORT.
+All other options are main.py's: python main.py --help
+EOF
+}
+
 # read_options PROCESSES "$@": sets launcher, node_rank, output, data_path, resume and passed from the user's options.
 read_options() {
-    local processes=$1
+    local processes=$1 word
     shift
+    for word in "$@"; do
+        case $word in
+            -h | --help)
+                print_usage "$processes"
+                exit 0
+                ;;
+        esac
+    done
+    choose_python
     while [ $# -gt 0 ]; do
         local name=${1%%=*} value=""
         case $name in
@@ -41,31 +71,46 @@ read_options() {
         shift
     done
     if [ -z "$data_path" ]; then
-        echo "[Error] --data_path is missing: name the folder that holds train/ and val/ by --data_path=DIR" >&2
-        exit 1
+        fail 1 "--data_path is missing: name the folder that holds train/ and val/ by --data_path=DIR"
     fi
     case $processes in
-        '' | *[!0-9]* | 0)
-            echo "[Error] --nproc must be a positive number, got '$processes'" >&2
-            exit 2
-            ;;
+        '' | *[!0-9]* | 0) fail 2 "--nproc must be a positive number, got '$processes'" ;;
     esac
     launcher+=("--nproc=$processes" "--node-rank=$node_rank")
     passed+=("--data-path=$data_path" "--output-dir=$output")
     if [ -n "$resume" ]; then passed+=("--resume=$resume"); fi
+    "$python" "$root/tools/launch.py" --check "$root/main.py" "${passed[@]}" || exit $?
 }
 
-# prepare_environment: Ascend's settings where an NPU is meant, and a check that the packages are there.
+# choose_python: sets python, the interpreter of the variable PYTHON or else python3.
+choose_python() {
+    python=${PYTHON:-python3}
+    if ! command -v "$python" >/dev/null; then
+        fail 2 "PYTHON=$python is no interpreter: name one by PYTHON=/path/to/python, or leave it out for python3"
+    fi
+}
+
+# prepare_environment: Ascend's settings where an NPU is meant, and a check of the packages and of the output folder.
 prepare_environment() {
+    local above=$output
     if [ "${etp_running_flag:-}" != true ] && npu_is_meant; then
         # shellcheck source=test/env_npu.sh
         . "$root/test/env_npu.sh"
     fi
-    if ! "$python" -c 'import torch, torchvision, timm, yaml, tqdm' 2>/dev/null; then
-        echo "[Error] $python lacks torch, torchvision, timm, pyyaml or tqdm: run $python -m pip install -r" \
-            "$root/requirements.txt (1.5_ and 1.8_requirements.txt for those torch versions)" >&2
-        exit 1
+    echo "Python: $(command -v "$python")"
+    if ! has_modules torch torchvision timm yaml tqdm; then
+        fail 1 "$python lacks torch, torchvision, timm, pyyaml or tqdm: run $python -m pip install -r \
+$root/requirements.txt (1.5_ and 1.8_requirements.txt for those torch versions)"
     fi
+    while [ ! -e "$above" ] && [ ! -L "$above" ]; do above=$(dirname -- "$above"); done
+    if [ ! -w "$above" ]; then
+        fail 2 "$output cannot be written to ($above is read-only): name another folder by --output_dir=DIR"
+    fi
+}
+
+# has_modules NAME...: whether $python finds all these modules; it does not import them, which takes seconds.
+has_modules() {
+    "$python" -c 'import sys, importlib.util as util; sys.exit(not all(map(util.find_spec, sys.argv[1:])))' "$@"
 }
 
 # npu_is_meant: whether the options ask for an NPU, or leave the device open on a machine that has one.
@@ -79,8 +124,8 @@ npu_is_meant() {
 }
 
 # start_main OPTION...: run main.py by tools/launch.py; ends the wrapper with its exit status if that is not 0.
-# Signals to the wrapper are passed on, and it ends after main.py has: by itself bash would wait for a foreground
-# command before it looks at a trap, or end at once without one.
+# Signals to the wrapper are passed on, and it ends after main.py has: bash alone would wait for a foreground command
+# before it runs a trap, or end at once without one.
 start_main() {
     local status=0 name child
     "$python" "$root/tools/launch.py" "${launcher[@]}" "$root/main.py" \
@@ -97,8 +142,8 @@ start_main() {
     trap - INT TERM HUP USR1
     case $status in
         0) return ;;
-        2) ;; # bad input: main.py has said what in one line
-        129 | 130 | 138 | 143) ;; # stopped by a signal, as main.py has said
+        2) ;; # bad input, which main.py has reported in one line
+        129 | 130 | 138 | 143) ;; # stopped by a signal, as main.py has reported
         *) echo "[Error] main.py ended with exit status $status; see $output" >&2 ;;
     esac
     exit "$status"
@@ -120,8 +165,7 @@ train() {
     for word in "${passed[@]}"; do
         case $word in
             --eval | --throughput)
-                echo "[Error] $word trains nothing: use test/train_eval_8p.sh, or main.py itself" >&2
-                exit 2
+                fail 2 "$word trains nothing: use test/train_eval_8p.sh, or main.py itself"
                 ;;
         esac
     done
@@ -138,8 +182,7 @@ train() {
 # evaluate: one evaluation case; its result passes through a file outside the output folder.
 evaluate() {
     if [ -z "$resume" ]; then
-        echo "[Error] --resume is missing: name the checkpoint, or the folder that holds it, by --resume=PATH" >&2
-        exit 1
+        fail 1 "--resume is missing: name the checkpoint, or the folder that holds it, by --resume=PATH"
     fi
     prepare_environment
     result=$(mktemp)

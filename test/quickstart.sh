@@ -5,13 +5,21 @@
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
-use_environment torch,torchvision,timm,yaml,tqdm,sklearn requirements.txt
-
 digits=$root/data/digits
+options=("--data_path=$digits" "--config=$root/configs/digits.yaml" "$@")
+read_options 1 "${options[@]}"
+
+echo "The digits and the checkpoints take about 1 GB in $root"
+use_environment torch,torchvision,timm,yaml,tqdm,sklearn requirements.txt
 if [ ! -d "$digits" ]; then
     "$PYTHON" "$root/tools/make_digits.py" "$digits"
 fi
-options=("--data_path=$digits" "--config=$root/configs/digits.yaml" "$@")
-read_options 1 "${options[@]}"
 bash "$root/test/train_full_1p.sh" "${options[@]}"
 bash "$root/test/train_eval_8p.sh" "${options[@]}" --nproc=1 --resume="$output/best.pth"
+cat <<EOF
+
+Next:
+  $PYTHON $root/predict.py $output $digits/val/7 --top=3
+  $PYTHON $root/tools/report.py $output
+  your own photos, or ImageNet: see $root/README.md
+EOF

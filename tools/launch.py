@@ -1,9 +1,11 @@
 """Start a program as N processes of this machine: `python tools/launch.py --nproc N PROGRAM [OPTION...]`.
 
-What torchrun would do, with what the wrappers need beside: it works on every torch, ends with the exit status of the
-process that failed first, prints no traceback of its own, and leaves no process behind, however it ends itself. With
+It does what torchrun does, and what the wrappers need beyond that: it works on every torch, ends with the exit status
+of the process that failed first, prints no traceback of its own, and leaves no process behind, however it ends. With
 `--nnodes M --node-rank R --master-addr HOST [--master-port PORT]` they are the R-th N of M * N processes.
 """
+
+from __future__ import annotations
 
 import argparse
 import ctypes
@@ -15,15 +17,30 @@ import subprocess
 import sys
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from options import parsing
+from runtime.errors import UserError
+from runtime.programs import run_program
+
 GRACE_SECONDS = 3  # for processes that fail for the same reason to say so
 KILL_SECONDS = 10
 DEFAULT_PORT = "29500"  # of torchrun
 
 
-def main():
-    options = _parse()
+def main() -> int:
+    """Run and return the exit status: that of the process that failed first; 2 for bad input."""
+    return run_program("launch.py", run)
+
+
+def run(argv: list[str]) -> int:
+    """Do what the command line `argv` asks for, and return the exit status."""
+    options = _parse(argv)
+    if options.check:
+        parsing.check_words(options.arguments)
+        return 0
     die_with_parent(signal.SIGTERM)
-    processes = []
+    processes: list[subprocess.Popen] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup's choice is respected
             signal.signal(number, lambda received, frame: _forward(processes, received))
@@ -33,8 +50,9 @@ def main():
     return _wait(processes, options.node_rank * options.nproc)
 
 
-def _parse():
-    parser = argparse.ArgumentParser(allow_abbrev=False)
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("launch.py", allow_abbrev=False, description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="check the options of main.py, and start nothing")
     parser.add_argument("--nproc", type=int, default=1)
     parser.add_argument("--nnodes", default="1")
     parser.add_argument("--node-rank", default="0")
@@ -42,32 +60,32 @@ def _parse():
     parser.add_argument("--master-port")
     parser.add_argument("program")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.nproc < 1:
-        parser.exit(2, "launch.py: error: --nproc %d: at least one process is needed\n" % options.nproc)
+        raise UserError("--nproc %d: at least one process is needed" % options.nproc)
     try:
         options.nnodes = _number("NNODES", "--nnodes", options.nnodes, 1, 10**5)
         options.node_rank = _number("NODE_RANK", "--node-rank", options.node_rank, 0, options.nnodes - 1)
         options.port = _meeting_port(options) if options.nnodes > 1 else _free_port(_wanted_port(options, "0"))
     except ValueError as error:
-        parser.exit(2, "launch.py: error: %s\n" % error)
+        raise UserError(str(error)) from None
     return options
 
 
-def _number(variable, option, text, least, most):
-    """The integer that `text` writes; ValueError, which names where it comes from, where it is out of the limits."""
+def _number(variable: str, option: str, text: str, least: int, most: int) -> int:
+    """Return the integer that `text` writes; ValueError, which names its origin, where it is out of the limits."""
     if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
         message = "%s (%s) must be a number from %d to %d, it is %r"
         raise ValueError(message % (variable, option, least, most, text))
     return int(text)
 
 
-def _wanted_port(options, default):
+def _wanted_port(options: argparse.Namespace, default: str) -> str:
     return options.master_port or os.environ.get("MASTER_PORT") or default
 
 
-def _meeting_port(options):
-    """The port at which the processes of all machines meet: the same on each, so none is taken in its place."""
+def _meeting_port(options: argparse.Namespace) -> int:
+    """Return the port at which the processes of all machines meet: it is the same on each, so no other one will do."""
     if not options.master_addr:
         message = "MASTER_ADDR (--master-addr) is missing: name the machine whose NODE_RANK is 0 as all can reach it"
         raise ValueError(message)
@@ -81,26 +99,26 @@ def _meeting_port(options):
     return port
 
 
-def _bind(port):
-    """The port that a listener gets who asks for `port`; OSError where it is taken."""
+def _bind(port: int) -> int:
+    """Return the port that a listener on `port` gets; OSError where it is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
         return probe.getsockname()[1]
 
 
-def _free_port(wanted):
-    """The port `wanted`, or any free one for 0; another one, said aloud, where that is taken."""
+def _free_port(wanted: str) -> int:
+    """Return the port `wanted`, or any free one for 0; another one, with a warning, where that is taken."""
     try:
         return _bind(int(wanted))
     except (OSError, OverflowError, ValueError) as error:
         port = _bind(0)
-        sys.stderr.write("launch.py: MASTER_PORT %s cannot be used (%s): %d is taken instead\n" % (wanted, error, port))
+        sys.stderr.write("launch.py: MASTER_PORT %s cannot be used (%s): %d is used instead\n" % (wanted, error, port))
         return port
 
 
-def environment_of(options, local_rank):
-    """The environment of this machine's process `local_rank`, by which main.py finds the others."""
+def environment_of(options: argparse.Namespace, local_rank: int) -> dict[str, str]:
+    """Return the environment of this machine's process `local_rank`, by which main.py finds the others."""
     rank, processes = options.node_rank * options.nproc + local_rank, options.nnodes * options.nproc
     environ = dict(os.environ, RANK=str(rank), LOCAL_RANK=str(local_rank), MASTER_PORT=str(options.port))
     environ.update(WORLD_SIZE=str(processes), LOCAL_WORLD_SIZE=str(options.nproc))
@@ -112,7 +130,7 @@ def environment_of(options, local_rank):
     return environ
 
 
-def start(options, local_rank):
+def start(options: argparse.Namespace, local_rank: int) -> subprocess.Popen:
     """Start this machine's process `local_rank`."""
     command = [sys.executable, options.program, *options.arguments]
     dies_with_launcher = functools.partial(die_with_parent, signal.SIGKILL)
@@ -120,7 +138,7 @@ def start(options, local_rank):
     return subprocess.Popen(command, env=environ, preexec_fn=dies_with_launcher)  # noqa: S603 - a list, no shell
 
 
-def die_with_parent(number):
+def die_with_parent(number: int) -> None:
     """Ask Linux to send this process the signal `number` when its parent ends, even by SIGKILL."""
     try:
         ctypes.CDLL(None).prctl(1, int(number))
@@ -128,28 +146,29 @@ def die_with_parent(number):
         pass
 
 
-def _forward(processes, number):
+def _forward(processes: list[subprocess.Popen], number: int) -> None:
     for process in processes:
         if process.poll() is None:
             process.send_signal(number)
 
 
-def _wait(processes, first_rank):
-    """The exit status of the first process that failed, after the others have ended; 0 where none failed."""
-    first_failure, failed_at = 0, None
+def _wait(processes: list[subprocess.Popen], first_rank: int) -> int:
+    """Return the exit status of the first process that failed, after the others have ended; 0 where none failed."""
+    first_failure = 0
+    failed_at: float | None = None
     while any(process.poll() is None for process in processes):
         time.sleep(0.1)
         if failed_at is None:
             first_failure = _failure_of(processes, first_rank)
-            failed_at = time.time() if first_failure else None
-        elif time.time() - failed_at > KILL_SECONDS:
+            failed_at = time.monotonic() if first_failure else None
+        elif time.monotonic() - failed_at > KILL_SECONDS:
             _forward(processes, signal.SIGKILL)
-        elif time.time() - failed_at > GRACE_SECONDS:
+        elif time.monotonic() - failed_at > GRACE_SECONDS:
             _forward(processes, signal.SIGTERM)
     return first_failure or _failure_of(processes, first_rank)
 
 
-def _failure_of(processes, first_rank):
+def _failure_of(processes: list[subprocess.Popen], first_rank: int) -> int:
     for rank, process in enumerate(processes, first_rank):
         if process.poll() is not None and process.returncode < 0:
             sys.stderr.write("launch.py: process %d was ended by signal %d\n" % (rank, -process.returncode))

@@ -4,18 +4,27 @@
 Every fifth image of a class goes to val/, the others to train/.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
+from typing import Sequence
 
-from PIL import Image
-from sklearn.datasets import load_digits
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from options.command_line import FileParser
+from runtime.errors import UserError, shown
+from runtime.programs import run_program
 
 SIDE = 32
 
 
-def write_digits(folder, val_every=5):
-    """Write train/<digit>/ and val/<digit>/ below `folder`; returns the number of images of each part."""
+def write_digits(folder: str, val_every: int = 5) -> dict[str, int]:
+    """Write train/<digit>/ and val/<digit>/ below `folder`, and return the number of images of each part."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     counts, seen = {"train": 0, "val": 0}, [0] * 10
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target)):
@@ -29,20 +38,32 @@ def write_digits(folder, val_every=5):
     return counts
 
 
-def main():
-    if len(sys.argv) != 2:
-        sys.exit("usage: python tools/make_digits.py DIR")
-    folder = sys.argv[1]
-    if os.path.exists(folder) and os.listdir(folder):
-        sys.exit("make_digits.py: error: %s is not empty: name a new folder" % folder)
-    unfinished = folder.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set behind its name
-    shutil.rmtree(unfinished, ignore_errors=True)
-    counts = write_digits(unfinished)
+def run(argv: Sequence[str]) -> int:
+    """Do what the command line `argv` asks for, and return the exit status."""
+    parser = FileParser("make_digits.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folder", metavar="DIR", help="a new folder")
+    folder = parser.parse_args(argv).folder
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise UserError("%s exists and is not an empty folder: name a new one" % shown(folder))
+    unfinished = folder.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set under its name
+    if os.path.lexists(unfinished):
+        raise UserError("%s is left of a run that was stopped: remove it" % shown(unfinished))
+    try:
+        counts = write_digits(unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     if os.path.isdir(folder):
         os.rmdir(folder)
     os.rename(unfinished, folder)
-    print("%s: %d training and %d validation images of 10 digits" % (folder, counts["train"], counts["val"]))
+    print("%s: %d training and %d validation images of 10 digits" % (shown(folder), counts["train"], counts["val"]))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and return the exit status: 0; 2 for bad input; 130 after Ctrl-C."""
+    return run_program("make_digits.py", run, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
-"""Curves and a page of one run, or of several beside each other: `python tools/report.py RUN [RUN...] [--output DIR]`.
+"""Write curves and a page of one run, or several runs to compare: `python tools/report.py RUN [RUN...] [--output DIR]`.
 
-RUN is the --output-dir of a run, which may be running, stopped or damaged. DIR (the folder of a single run, unless
-named) gets curves.png and report.html: one file, with the curves in it, that needs neither a network nor scripts.
+RUN is the --output-dir of a run, which may be running, stopped or damaged. DIR (by default the folder of a single run)
+gets curves.png and report.html: one file with the curves in it, without scripts or links to other files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from options.command_line import FileParser
 from results import curves
 from results.reader import RunFolder
 from results.report_page import GENERATOR, page
-from runtime.errors import UserError, printable, shown
+from runtime.errors import UserError, printable, reason, shown
 from runtime.programs import report as print_line
 from runtime.programs import run_program
 from utils import replacing
@@ -28,9 +28,10 @@ CURVES, PAGE = "curves.png", "report.html"
 
 def run(argv: Sequence[str]) -> int:
     """Do what the command line `argv` asks for, and return the exit status."""
-    parser = FileParser("report.py", description="Curves and a page of runs.", allow_abbrev=False)
+    parser = FileParser("report.py", description="Write curves and a page of runs.", allow_abbrev=False)
     parser.add_argument("runs", metavar="RUN", nargs="+", help="the --output-dir of a run")
-    parser.add_argument("--output", metavar="DIR", help="(default: the folder of the run, where it is one)")
+    text = "folder for curves.png and report.html (default: the folder of a single run)"
+    parser.add_argument("--output", metavar="DIR", help=text)
     report(parser.parse_args(argv))
     return 0
 
@@ -55,14 +56,14 @@ def report(options: argparse.Namespace) -> None:
                 file.write(content)
             print("wrote " + shown(path))
     except OSError as error:
-        raise UserError("--output %s cannot be written to: %s" % (shown(folder), error.strerror)) from None
+        raise UserError("--output %s cannot be written to: %s" % (shown(folder), reason(error))) from None
     for read in runs:
         for note in read.notes:
             print_line("report.py", "note: %s: %s" % (read.name, printable(note)))
 
 
 def _check_ours(path: str) -> None:
-    """Raise UserError where `path` is something that this program has not made."""
+    """Raise UserError where `path` is not an output of this program."""
     if not os.path.lexists(path):
         return
     try:
@@ -71,12 +72,12 @@ def _check_ours(path: str) -> None:
                 if GENERATOR.encode("ascii") in file.read(2000):
                     return
     except OSError as error:
-        raise UserError("%s cannot be read: %s" % (shown(path), error.strerror)) from None
-    raise UserError("%s is no report of this program: rename it, or name another folder by --output" % shown(path))
+        raise UserError("%s cannot be read: %s" % (shown(path), reason(error))) from None
+    raise UserError("%s is not a report of this program: rename it, or name another folder by --output" % shown(path))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run and return the exit status: 0; 2 for bad input; 130 after Ctrl-C."""
+    """Run and return the exit status, as of runtime.programs.run_program."""
     return run_program("report.py", run, argv)
 
 

@@ -1,7 +1,7 @@
-"""The plain formulations of SPACH and ShiftViT: the published formulas in the published order of operations.
+"""The baselines of SPACH and ShiftViT: the published formulas in the published order of operations.
 
-The modules and parameters are those of models/spach.py and models/shiftvit.py; what they compute, and how, is written
-out here: no operation is rearranged, fused or skipped. It is what the benchmarks measure against.
+The modules and parameters are those of models/spach.py and models/shiftvit.py; their computation is written out here:
+no operation is rearranged, fused or skipped. The benchmarks measure against it.
 """
 
 import torch
@@ -12,7 +12,7 @@ from runtime.compat import create_model
 
 
 class BaselineSpatialMLP(spach.SpatialMLP):
-    """Linear layers over the tokens, which are brought to the last axis and back."""
+    """Linear layers over the tokens, which are transposed to the last axis and back."""
 
     def forward(self, x):
         x = x.transpose(1, 2)
@@ -86,7 +86,7 @@ class BaselineConvMLP(shiftvit.ConvMLP):
 
 
 class BaselineShiftBlock(shiftvit.ShiftBlock):
-    """A new image that the shifted channels are written into, then the MLP's branch."""
+    """A copy into a new image with its channels shifted, then the MLP's branch."""
 
     def forward(self, x):
         group, moved = self.shifted, torch.zeros_like(x)
@@ -112,13 +112,20 @@ class BaselineShiftViT(shiftvit.ShiftViT):
 
 
 BASELINE_MODULES = (
-    *(BaselineSpatialMLP, BaselineSpatialAttention, BaselinePositionalConv, BaselineDownsample, BaselineMixingBlock, BaselineSpach),
-    *(BaselineConvMLP, BaselineShiftBlock, BaselineShiftViT),
+    BaselineSpatialMLP,
+    BaselineSpatialAttention,
+    BaselinePositionalConv,
+    BaselineDownsample,
+    BaselineMixingBlock,
+    BaselineSpach,
+    BaselineConvMLP,
+    BaselineShiftBlock,
+    BaselineShiftViT,
 )
 
 
 def as_baseline(model):
-    """`model`, a Spach or ShiftViT, made to compute in the plain way."""
+    """Return `model`, a Spach or ShiftViT, changed in place to compute as the baseline does."""
     kinds = {kind.__bases__[0]: kind for kind in BASELINE_MODULES}
     for module in model.modules():
         if type(module) in kinds:
@@ -127,5 +134,5 @@ def as_baseline(model):
 
 
 def baseline_sibling(name, **keywords):
-    """The plain formulation of the model `name` of SPACH or ShiftViT."""
+    """Return the baseline of the SPACH or ShiftViT model `name`."""
     return as_baseline(create_model(name, **keywords))

@@ -1,7 +1,7 @@
-"""The plain formulation of sMLPNet: the paper's formulas in the steps of the published code, one module an operation.
+"""The baseline of sMLPNet: the paper's formulas in the steps of the published code, one module an operation.
 
-It is the oracle that models/smlp.py is compared with, and what the benchmarks measure against. Nothing is rearranged,
-fused or skipped. The parameters have the same names, so weights move in both directions.
+Tests compare models/smlp.py with it, and the benchmarks measure against it. Nothing is rearranged, fused or skipped.
+The parameters have the same names, so weights can be loaded in both directions.
 """
 
 import torch
@@ -46,7 +46,7 @@ class BaselineSparseMLP(nn.Module):
     def forward(self, x):
         x = self.BN(x)
         x = self.activation(x)
-        rows = x.permute(0, 3, 1, 2)  # (B, W, C, H): a 1x1 convolution mixes what lies on axis 1
+        rows = x.permute(0, 3, 1, 2)  # (B, W, C, H): a 1x1 convolution mixes along axis 1
         rows = self.proj_h(rows)
         rows = rows.permute(0, 2, 3, 1)
         columns = x.permute(0, 2, 1, 3)  # (B, H, C, W)
@@ -73,7 +73,7 @@ class BaselineFeedForward(nn.Module):
 
 
 class Permuted(nn.Module):
-    """The axes of x in another order."""
+    """Permute the axes of x."""
 
     def __init__(self, *axes):
         super().__init__()
@@ -133,5 +133,5 @@ class BaselineSMLPNet(nn.Module):
 
 
 def baseline_model(name, **kwargs):
-    """The plain formulation of the model `name`; KeyError for a name that there is none of."""
+    """Return the baseline of the sMLPNet `name`; KeyError for an unknown name."""
     return BaselineSMLPNet(**dict(WIDTHS_AND_DEPTHS[name], **kwargs))

@@ -1,4 +1,4 @@
-"""The plain way to train: the published training loop's steps, in its order, for the benchmarks to compare with."""
+"""The baseline of training: the published training loop's steps, in its order, for the benchmarks to compare with."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ LR = 5e-4
 
 
 class BaselineEma:
-    """The average of every entry of the state dict, one tensor after the other, as timm's ModelEma computes it."""
+    """The EMA of every entry of the state dict, one tensor after the other, as timm's ModelEma computes it."""
 
     def __init__(self, model, decay=EMA_DECAY):
         self.decay = decay
@@ -28,12 +28,12 @@ class BaselineEma:
 
 
 def soft_target_loss(logits, targets):
-    """The mean cross entropy of `logits` (B, classes) with the soft `targets` (B, classes) that mixup gives."""
+    """Return the mean cross entropy of `logits` (B, classes) with the soft `targets` (B, classes) of mixup."""
     return torch.sum(-targets * functional.log_softmax(logits, dim=-1), dim=-1).mean()
 
 
 def baseline_optimizer(model, lr=LR, weight_decay=0.05):
-    """torch's AdamW in two groups: biases and 1-d parameters do not decay."""
+    """Return torch's AdamW with two groups: biases and 1-d parameters do not decay."""
     parameters = list(model.parameters())
     decayed = [parameter for parameter in parameters if parameter.dim() > 1]
     spared = [parameter for parameter in parameters if parameter.dim() <= 1]
@@ -42,11 +42,11 @@ def baseline_optimizer(model, lr=LR, weight_decay=0.05):
 
 
 def baseline_step(model, optimizer, ema, device, autocast=contextlib.nullcontext, scaler=None):
-    """A function (images, targets) -> loss that takes one training step.
+    """Return a function (images, targets) -> loss that takes one training step.
 
-    `images` (B, 3, S, S) are float32 and, like the soft `targets` (B, classes), on the device, mixed by timm before.
-    `device` has a method `synchronize`; `autocast()` gives the context of the forward pass and the loss; `scaler` is
-    a GradScaler where there is one (float16).
+    `images` (B, 3, S, S) are float32 and, like the soft `targets` (B, classes), on the device and mixed by timm.
+    `device` has a method `synchronize`; `autocast()` returns the context of the forward pass and the loss; `scaler` is
+    a GradScaler for float16, otherwise None.
     """
 
     def step(images, targets):

@@ -1,4 +1,4 @@
-"""Write down the names of Ascend's torch_npu that this project may use, for test/unit/runtime/test_npu_names.py.
+"""Record the names of Ascend's torch_npu that this project may use, for test/unit/runtime/test_npu_names.py.
 
     pip download --no-deps torch-npu
     python test/simulated_npu/record_npu_names.py torch_npu-*.whl test/golden/torch_npu_names.json
@@ -42,7 +42,7 @@ class Sources:
         return base + "/__init__.py" if base + "/__init__.py" in self.files else base + ".py"
 
     def public_names(self, module):
-        """{name: its parameters, or its attributes, in one string} of what `module` offers."""
+        """Return {name: its parameters or attributes in one string} of the public names of `module`."""
         found = {}
         for name, (home, node) in self.bindings(module).items():
             described = self.describe(home, node)
@@ -51,7 +51,7 @@ class Sources:
         return found
 
     def bindings(self, module):
-        """{name: (module, node of its definition)} at the top level of `module`, imports of the package followed."""
+        """Return {name: (module, node of its definition)} at the top level of `module`, with its imports."""
         path = self.path_of(module)
         if module in self.known or path not in self.files:
             return self.known.get(module, {})
@@ -73,7 +73,7 @@ class Sources:
         return found
 
     def describe(self, home, node):
-        """The parameters of a function or class, the attributes of a settings object; None of anything else."""
+        """Return the parameters of a function or class, or the attributes of a settings object; otherwise None."""
         if isinstance(node, ast.FunctionDef):
             return _parameters(node)
         if isinstance(node, ast.ClassDef):
@@ -100,7 +100,7 @@ def _parameters(function):
 
 
 def _settable(maker):
-    """What `__setattr__` of a settings class compares its name with."""
+    """Return the names that `__setattr__` of a settings class accepts."""
     return sorted(
         {
             child.comparators[0].value

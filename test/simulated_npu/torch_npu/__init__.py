@@ -1,7 +1,7 @@
 """Stands in for Ascend's torch_npu where there is no NPU: a device in host memory, with the limits of the real one.
 
-torch >= 2.5 imports it by itself, as it does the real one. SIMULATED_NPU_COUNT sets the number of devices (8),
-SIMULATED_NPU_MEMORY_MIB the memory of each, SIMULATED_NPU_BF16=0 takes bfloat16 away. Streams exist in name only.
+torch >= 2.5 imports it automatically, like the real one. SIMULATED_NPU_COUNT sets the number of devices (8),
+SIMULATED_NPU_MEMORY_MIB the memory of each, SIMULATED_NPU_BF16=0 disables bfloat16. Streams exist in name only.
 """
 
 import importlib
@@ -21,7 +21,7 @@ __version__ = "2.14.0"
 
 
 def _autoload():
-    """What torch calls after it has imported this package."""
+    """Restore the switch; torch calls this after it has imported this package."""
     if _autoload_switch is None:
         os.environ.pop("TORCH_DEVICE_BACKEND_AUTOLOAD", None)
     else:

@@ -1,4 +1,4 @@
-"""Builds the C++ part once for each torch, in torch's cache of extensions; `python _build.py FOLDER` does it."""
+"""Build the C++ part, once for each version of torch, in torch's cache of extensions: `python _build.py FOLDER`."""
 
 import fcntl
 import hashlib
@@ -15,7 +15,7 @@ def _files(folder, *suffixes):
 
 
 def library_path(torch_version):
-    """The path of the built extension; builds it where it is not there, one process while the others wait."""
+    """Return the path of the extension; the first process builds it if necessary, while the others wait."""
     digest = hashlib.sha256(("%s %s" % (torch_version, sys.version)).encode())
     for path in _files(SOURCES, ".cpp", ".h") + [os.path.abspath(__file__)]:
         with open(path, "rb") as file:

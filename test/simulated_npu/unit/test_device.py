@@ -88,9 +88,9 @@ def in_a_fork(use):
     queue = context.SimpleQueue()
     process = context.Process(target=child, args=(queue,))
     process.start()
-    said = queue.get()
+    outcome = queue.get()
     process.join()
-    return said
+    return outcome
 
 
 def test_a_forked_child_cannot_use_it():

@@ -1,4 +1,4 @@
-"""benchmark.py: rates against a clock that is turned by hand, its command line, and what it leaves."""
+"""benchmark.py: rates against a clock that is turned by hand, its command line, and its output files."""
 
 import json
 import subprocess
@@ -7,18 +7,19 @@ import types
 
 import pytest
 import torch
+from paths import ROOT
 
 if not hasattr(torch, "compile"):
     pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
 
 import benchmark
-from benchmarks import photos, project, report, timing
-from options.command_line import Parser
+from benchmarks import photos, report, timing
+from benchmarks.report import Row
 
 ROWS = [
-    {"setting": "plain", "measure": "speed", "value": 10.0, "unit": "images/s", "ratio": 1.0, "low": 0.9, "high": 1.1},
-    {"setting": "ours", "measure": "speed", "value": 25.0, "unit": "images/s", "ratio": 2.5},
-    {"setting": "alone", "measure": "time", "value": 3.0, "unit": "s", "ratio": None},
+    Row("baseline", "speed", 10.0, "images/s", 1.0, 0.9, 1.1),
+    Row("ours", "speed", 25.0, "images/s", 2.5),
+    Row("alone", "time", 3.0, "s"),
 ]
 
 
@@ -70,25 +71,24 @@ def test_work_that_takes_longer_than_a_round_is_done_once(clock):
 
 def test_a_machine_that_becomes_slower_does_not_change_the_ratio(clock):
     peers = {
-        "plain": worker(clock, "plain", 1, lambda: 2.0 if clock.now < 100 else 8.0, []),
+        "baseline": worker(clock, "baseline", 1, lambda: 2.0 if clock.now < 100 else 8.0, []),
         "ours": worker(clock, "ours", 1, lambda: 1.0 if clock.now < 100 else 4.0, []),
     }
-    found = timing.summary(timing.alternate(peers, rounds=9, seconds=8), "plain")
-    assert found["plain"]["ratio"] == 1.0
-    assert found["ours"]["ratio"] == pytest.approx(2.0)
-    assert found["ours"]["rate"] == pytest.approx(2 * found["plain"]["rate"])
+    found = timing.summarize(timing.alternate(peers, rounds=9, seconds=8), "baseline")
+    assert found["baseline"].ratio == 1.0
+    assert found["ours"].ratio == pytest.approx(2.0)
+    assert found["ours"].images_per_second == pytest.approx(2 * found["baseline"].images_per_second)
 
 
 def test_quartiles_are_of_the_ratios():
-    rates = {"plain": [1.0, 2.0, 4.0, 8.0, 16.0], "ours": [1.0, 4.0, 12.0, 32.0, 80.0]}
-    assert timing.summary(rates, "plain")["ours"] == {"rate": 12.0, "ratio": 3.0, "low": 2.0, "high": 4.0}
+    rates = {"baseline": [1.0, 2.0, 4.0, 8.0, 16.0], "ours": [1.0, 4.0, 12.0, 32.0, 80.0]}
+    assert timing.summarize(rates, "baseline")["ours"] == timing.Rate(12.0, ratio=3.0, low=2.0, high=4.0)
 
 
 @pytest.fixture
 def command(monkeypatch):
-    """A benchmark called "step" that measures nothing and gives ROWS."""
+    """A benchmark called "step" that measures nothing and returns ROWS."""
     module = types.ModuleType("benchmarks.step")
-    module.add_arguments = lambda parser: parser.add_argument("--rounds", type=int, default=1)
     module.run = lambda options: ROWS
     monkeypatch.setitem(sys.modules, "benchmarks.step", module)
 
@@ -99,7 +99,7 @@ def test_a_table_under_the_hardware(command, capsys):
     assert lines[0] == "step: benchmark.py step"
     assert "usable cores" in lines[1]
     assert "torch %s" % torch.__version__.split("+")[0] in lines[3]
-    assert lines[6].split() == ["plain", "speed", "10", "images/s", "1.000", "0.900", "to", "1.100"]
+    assert lines[6].split() == ["baseline", "speed", "10", "images/s", "1.000", "0.900", "to", "1.100"]
     assert lines[8].split() == ["alone", "time", "3", "s", "-"]
 
 
@@ -107,7 +107,9 @@ def test_output_is_a_json_file_and_a_chart(command, tmp_path):
     pytest.importorskip("matplotlib")
     assert benchmark.main(["step", "--output", str(tmp_path / "new"), "--rounds=2"]) == 0
     record = json.loads((tmp_path / "new" / "step.json").read_text())
-    assert record["rows"] == ROWS
+    keys = {"setting", "measure", "value", "unit", "ratio"}
+    assert [set(row) for row in record["rows"]] == [keys | {"low", "high"}, keys, keys]
+    assert [Row(**row) for row in record["rows"]] == ROWS
     assert record["command"] == "benchmark.py step --output %s --rounds=2" % (tmp_path / "new")
     assert set(record) == {"benchmark", "date", "command", "hardware", "rows"}
     assert (tmp_path / "new" / "step.png").read_bytes().startswith(b"\x89PNG")
@@ -129,11 +131,19 @@ def test_rows_without_a_ratio_give_no_chart(tmp_path):
     "words, text",
     [
         ([], "no command is given; choose from step, data"),
-        (["nothing"], "nothing is no command; choose from step, data, e2e, start, ledger, scale, project"),
+        (["nothing"], "unknown command nothing; choose from step, data, e2e, start, ledger, scale, parity"),
+        (
+            ["ledgr"],
+            "unknown command ledgr; choose from step, data, e2e, start, ledger, scale, parity; did you mean ledger?",
+        ),
         (["step", "--round", "1"], "unknown option --round; did you mean --rounds?"),
-        (["step", "--rounds", "x"], "--rounds: invalid int value: 'x'"),
+        (["step", "--rounds", "x"], "--rounds: 'x' is not an integer"),
+        (["step", "--rounds", "0"], "--rounds: must be at least 1"),
+        (["e2e", "--steps", "1"], "--steps: must be at least 2"),
+        (["parity", "--seeds", "1", "--output=out"], "--seeds: must be at least 2"),
+        (["parity", "--seeds", "2"], "--output is missing: name the folder for runs.jsonl"),
         (["step", "--output", "/proc/none"], "--output /proc/none: No such file or directory"),
-        (["ledger", "--model", "other"], "--model other is unknown"),
+        (["ledger", "--model", "other"], "--model: invalid choice: 'other'"),
         (["ledger", "--input-size", "33"], "--input-size 33: image_size 33 is not a multiple of 32"),
         (["ledger", "--batch-size", "0"], "--batch-size: must be at least 1"),
     ],
@@ -148,26 +158,36 @@ def test_bad_input_ends_with_one_line(command, words, text, capsys):
 def test_the_overview_lists_every_command(capsys):
     assert benchmark.main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all("\n  %-8s%s" % row in text for row in benchmark.COMMANDS.items())
+    assert all("\n  %-8s%s" % (name, row[0]) in text for name, row in benchmark.COMMANDS.items())
 
 
-def test_a_projection_adds_the_exchange_to_the_step():
-    parser = Parser("project")
-    project.add_arguments(parser)
-    words = ["--rate=100", "--batch-size=50", "--cards", "1", "2", "4", "--cards-per-node=2", "--latency=5000"]
-    args = parser.parse_args([*words, "--node-link=1", "--network-link=0.5", "--model=smlpnet_tiny"])
-    size = project.gradient_bytes("smlpnet_tiny")
-    assert size == 4 * 24_123_584
-    exchanges = [0, size / 1e9 + 2 * 0.005, 1.5 * size / 0.5e9 + 6 * 0.005]
-    rows = project.run(args)
-    assert [row["value"] for row in rows[1:]] == pytest.approx(
-        [cards * 50 / (0.5 + seconds) for cards, seconds in zip((1, 2, 4), exchanges)]
-    )
-    assert [row["ratio"] for row in rows[1:]] == pytest.approx([0.5 / (0.5 + seconds) for seconds in exchanges])
+@pytest.mark.parametrize("words", [[], *[[name] for name in benchmark.COMMANDS]])
+def test_help_does_not_import_torch(words):
+    code = "import sys, benchmark; status = benchmark.main(%r); sys.exit(status or 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code % [*words, "--help"]], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: benchmark.py ")
+
+
+def test_a_missing_package_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert benchmark.main(["step"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark.py: error: step: a package that it needs is not installed: ")
+    assert error.count("\n") == 1
+
+
+def test_a_benchmark_that_is_interrupted(command, monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["benchmarks.step"], "run", interrupt)
+    assert benchmark.main(["step"]) == 130
+    assert capsys.readouterr().err == "benchmark.py: interrupted; nothing is written\n"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def photo_folder(tmp_path_factory):
     """A folder of 12 photographs, 4 of them for validation."""
     root = str(tmp_path_factory.mktemp("photos"))
     photos.write_photos(root, train=8, val=4, classes=2)
@@ -177,17 +197,21 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize(
     "words, baseline",
     [
-        (["step", "--device=cpu", "--precision=float32", "--batch-size=2", "--input-size=32"], "train float32 plain"),
+        (
+            ["step", "--device=cpu", "--precision=float32", "--batch-size=2", "--input-size=32"],
+            "train float32 baseline",
+        ),
         (["data", "--batch-size=4", "--input-size=32", "--num-workers=0"], "train on one core: published"),
         (["e2e", "--device=cpu", "--batch-size=4", "--input-size=32", "--steps=2"], "steps alone"),
         (["start", "--files=2000"], "torchvision ImageFolder"),
+        (["scale", "--processes=1", "--batch-size=2", "--input-size=32", "--steps=1", "--rounds=1"], "processes: 1"),
     ],
 )
-def test_each_command_measures_and_prints(words, baseline, pictures, tmp_path, capsys):
+def test_each_command_measures_and_prints(words, baseline, photo_folder, tmp_path, capsys):
     if words[0] in ("step", "data"):
         words += ["--rounds=1", "--seconds=0"]
     if words[0] in ("data", "e2e"):
-        words += ["--data-path=" + pictures]
+        words += ["--data-path=" + photo_folder]
     threads = torch.get_num_threads()
     try:
         assert benchmark.main(words + ["--output=%s" % tmp_path]) == 0, capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Files that want to run code, and addresses that want to be fetched: refused on every torch."""
+"""Files that would run code, and URLs without https or a hash, are refused on every torch."""
 
 import argparse
 import hashlib
@@ -46,7 +46,7 @@ def test_a_bare_pickle_that_runs_code_is_refused(tmp_path, kind):
 
 
 def test_restricted_unpickler_for_old_torch(tmp_path):
-    """What stands in for weights_only before torch 2.5, tried on this torch."""
+    """The replacement of weights_only before torch 2.5 works on this torch too."""
     path = str(tmp_path / "c.pth")
     options = {"weights_only": False} if hasattr(torch.serialization, "safe_globals") else {}
     good = {"model": {"w": torch.arange(3), "h": torch.ones(2, dtype=torch.float16)}, "args": argparse.Namespace(a=1)}
@@ -86,7 +86,7 @@ def test_only_https_with_a_hash_is_fetched(url, reason):
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """(address of a local https server, its folder); torch.hub's folder is a temporary one."""
+    """Yield (address of a local https server, its folder); torch.hub's folder is a temporary one."""
     if not shutil.which("openssl"):
         pytest.skip("NOT CHECKED: no openssl to make a certificate with")
     key, certificate, folder = (str(tmp_path / name) for name in ("key", "certificate", "served"))

@@ -3,7 +3,7 @@
 import pytest
 from recipe import golden
 
-from pipeline.samplers import EvalShard, PositionBatches, RASampler
+from pipeline.samplers import EvalShard, PositionBatches, RASampler, ShardBatches
 
 GOLDEN = golden("components")["ra_sampler"]
 
@@ -84,3 +84,21 @@ def test_batches_go_on_from_any_step():
     keys = [position.key for batch in whole for position in batch]
     assert keys == [(3, 4, 1, place) for place in range(9)]
     assert [position.index for batch in whole for position in batch] == draws(20, 2, 1, 4, seed=3)[:9]
+
+
+def test_virtual_ranks_take_turns_in_each_step():
+    samplers = [RASampler(range(20), 4, rank, repeats=1) for rank in (2, 3)]
+    order = PositionBatches(samplers, 2)
+    order.set_epoch(1)
+    assert len(order) == 4
+    keys = [[position.key[2:] for position in batch] for batch in order]
+    assert keys == [[(2, 0), (2, 1)], [(3, 0), (3, 1)], [(2, 2), (2, 3)], [(3, 2), (3, 3)]]
+    indices = [position.index for batch in list(order)[2:3] for position in batch]
+    assert order.indices_of(1, 2) == indices and order.indices_of(1, 0) != indices
+
+
+def test_evaluation_resumes_at_any_batch():
+    order = ShardBatches(type("Shard", (list,), {"indices": property(list)})(range(7)), 3)
+    assert len(order) == 3 and list(order) == [[0, 1, 2], [3, 4, 5], [6]]
+    order.first_batch = 2
+    assert list(order) == [[6]]

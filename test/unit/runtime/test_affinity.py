@@ -1,4 +1,4 @@
-"""Which processor cores a process gets."""
+"""The processor cores of each process."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ SERVER = {cpu: (cpu % 4 // 2, cpu % 2) for cpu in range(8)}
 
 
 @pytest.mark.parametrize(
-    "processes, shares",
+    "processes, cores",
     [
         (1, [[0, 1, 2, 3, 4, 5, 6, 7]]),
         (2, [[0, 1, 4, 5], [2, 3, 6, 7]]),  # a package each
@@ -24,8 +24,8 @@ SERVER = {cpu: (cpu % 4 // 2, cpu % 2) for cpu in range(8)}
         (9, [[0], [4], [1], [5], [2], [6], [3], [7], [0]]),
     ],
 )
-def test_shares(processes, shares):
-    assert [cores_of(rank, processes, SERVER) for rank in range(processes)] == shares
+def test_cores_of_each_process(processes, cores):
+    assert [cores_of(rank, processes, SERVER) for rank in range(processes)] == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind processes to cores")
@@ -33,10 +33,9 @@ def test_a_process_is_bound():
     code = "import os; from runtime.affinity import bind_cores; print(bind_cores(%d, 2), os.sched_getaffinity(0))"
     printed = []
     for rank in range(2):
-        root = ROOT
-        printed.append(subprocess.check_output([sys.executable, "-c", code % rank], cwd=root).decode().strip())
+        printed.append(subprocess.check_output([sys.executable, "-c", code % rank], cwd=ROOT).decode().strip())
     for line in printed:
-        share, affinity = line.replace("{", "[").replace("}", "]").split("] [")
-        assert share.strip("[]") == affinity.strip("[]")
+        own, affinity = line.replace("{", "[").replace("}", "]").split("] [")
+        assert own.strip("[]") == affinity.strip("[]")
     if len(os.sched_getaffinity(0)) > 1:
         assert printed[0] != printed[1]

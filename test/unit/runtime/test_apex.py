@@ -1,4 +1,4 @@
-"""apex O1 on stand-ins that have NVIDIA's and Ascend's signatures and the loss scale of both."""
+"""apex O1, with stand-ins that have the signatures and the loss scale of NVIDIA's and Ascend's."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def forget_apex():
 
 @pytest.fixture
 def use(monkeypatch):
-    """use(who) lets `import apex` find that stand-in, and returns its list of calls where it has amp."""
+    """Return use(who), which makes `import apex` find that stand-in and returns its list of calls, if it has amp."""
 
     def choose(who):
         forget_apex()
@@ -35,9 +35,9 @@ def use(monkeypatch):
 
 
 def device(kind):
-    """An accelerator as far as the choice of a precision looks at it."""
-    says = {"supports_bfloat16": lambda: True, "float16_saturates": lambda: False, "disable_hf32": lambda: None}
-    return types.SimpleNamespace(kind=kind, is_accelerator=True, **says)
+    """Return a stand-in for an accelerator, with all that select_precision needs."""
+    methods = {"supports_bfloat16": lambda: True, "float16_saturates": lambda: False, "disable_hf32": lambda: None}
+    return types.SimpleNamespace(kind=kind, is_accelerator=True, **methods)
 
 
 class Layer:

@@ -1,4 +1,4 @@
-"""Blocks compiled by torch.compile compute what is written, up to rounding."""
+"""Blocks compiled by torch.compile compute the same as eager ones, up to rounding."""
 
 import shutil
 import types
@@ -26,7 +26,7 @@ def one_stage(**keywords):
 
 @pytest.fixture(scope="module")
 def pair():
-    """The same weights, as written and compiled."""
+    """Two models of the same weights, eager and compiled."""
     plain, compiled = one_stage(), one_stage()
     compiled.load_state_dict(plain.state_dict())
     compiling.compile_blocks(compiled, "on")

@@ -1,5 +1,4 @@
-"""Every name of torch_npu that the code uses is in the real package, as test/simulated_npu/record_npu_names.py has
-recorded it."""
+"""Every name of torch_npu that the code uses is in the real package, as record_npu_names.py has recorded it."""
 
 import ast
 import json
@@ -27,7 +26,7 @@ def project_files():
 
 
 def name_of(node):
-    """The dotted name that `node` stands for if it begins at torch_npu, else None.
+    """Return the dotted name of `node` if it begins with torch_npu, otherwise None.
 
     torch.npu is torch_npu.npu; so are `self._module` and `getattr(torch, kind)`, which may be torch.cuda too.
     """
@@ -50,7 +49,7 @@ def name_of(node):
 
 
 def dictionary_keys(tree, name):
-    """The keys of the dictionaries that are assigned to `name`: what `**name` passes."""
+    """Yield the keys of the dictionaries that are assigned to `name`, which `**name` passes."""
     for node in ast.walk(tree):
         is_dictionary = isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
         if is_dictionary and any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
@@ -58,7 +57,7 @@ def dictionary_keys(tree, name):
 
 
 def uses_of(tree):
-    """(dotted name, keyword or None, line) of each use of torch_npu in `tree`."""
+    """Yield (dotted name, keyword or None, line) of each use of torch_npu in `tree`."""
     for node in ast.walk(tree):
         if name_of(node):
             yield name_of(node), None, node.lineno
@@ -72,7 +71,7 @@ def uses_of(tree):
 
 
 def is_real(name, keyword=None):
-    """Whether torch_npu has `name` (a module, or what a module offers), with the parameter `keyword`."""
+    """Return whether torch_npu has `name` (a module or one of its public names), with the parameter `keyword`."""
     if keyword is None and any(module == name or module.startswith(name + ".") for module in NAMES):
         return True
     module, last = name.rsplit(".", 1)

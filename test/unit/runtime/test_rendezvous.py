@@ -1,4 +1,4 @@
-"""Processes of one start find each other in a store that remembers an earlier one."""
+"""Processes of one start agree on a prefix in a store that holds the keys of an earlier start."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from runtime.rendezvous import agree_on_prefix
 
 
 class Store:
-    """A store as torch's: `get` waits for a key."""
+    """A store like torch's: `get` waits for a key."""
 
     def __init__(self):
         self.values = {}
@@ -42,12 +42,12 @@ def start(store, ranks, delays, world_size=3):
 
 
 @pytest.mark.parametrize("delays", [(0, 0, 0), (0, 0.3, 0.5), (0.4, 0, 0), (0.2, 0.4, 0)])
-def test_every_start_has_a_name_of_its_own(delays):
+def test_every_start_has_its_own_prefix(delays):
     store, names = Store(), set()
     for _ in range(3):
-        round_names = start(store, range(3), delays)
-        assert len(round_names) == 3 and len(set(round_names.values())) == 1
-        names |= set(round_names.values())
+        prefixes = start(store, range(3), delays)
+        assert len(prefixes) == 3 and len(set(prefixes.values())) == 1
+        names |= set(prefixes.values())
     assert len(names) == 3
 
 

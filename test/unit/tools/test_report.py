@@ -1,4 +1,4 @@
-"""tools/report.py: what a run's folder holds comes out on the page, whole or damaged, and nothing else happens."""
+"""tools/report.py: the page shows the contents of a run's folder, complete or damaged, and nothing else changes."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from tools import report
 
 @pytest.fixture
 def run_report(capsys):
-    """run_report(words...) -> (exit status, stdout, stderr); the page is read by `page_of`."""
+    """Return run_report(words...) -> (exit status, stdout, stderr); `page_of` reads the page."""
     pytest.importorskip("matplotlib")
 
     def run(*words):
@@ -85,8 +85,8 @@ def test_hostile_names_are_text(run_report, tmp_path):
         ("summary.json", '{"model": "smlp', "summary.json is damaged"),
         ("summary.json", "[]", "summary.json is damaged"),
         ("config.yaml", "a: [", "config.yaml is damaged"),
-        ("evaluation.json", '{"per_class": [{"name": 3}]}', "it is not what --per-class writes"),
-        ("evaluation.json", '{"per_class": [], "confused": [], "confusion": [[1]]}', "it is not what --per-class"),
+        ("evaluation.json", '{"per_class": [{"name": 3}]}', "it is not an output of --per-class"),
+        ("evaluation.json", '{"per_class": [], "confused": [], "confusion": [[1]]}', "it is not an output of"),
         ("evaluation.json", "nul", "evaluation.json is damaged"),
     ],
 )
@@ -150,7 +150,7 @@ def test_the_files_of_others_stay(run_report, tmp_path, name):
     write_run(folder)
     (folder / name).write_text("mine")
     status, _, errors = run_report(folder)
-    assert status == 2 and "%s is no report of this program" % (folder / name) in errors
+    assert status == 2 and "%s is not a report of this program" % (folder / name) in errors
     assert (folder / name).read_text() == "mine" and len(list(folder.iterdir())) == 5
 
 
@@ -173,7 +173,7 @@ def test_options_that_differ_are_marked(run_report, tmp_path):
     assert run_report(*runs + ["--output", tmp_path / "new" / "out"])[0] == 0
     page = page_of(tmp_path / "new" / "out")
     marked = {cells[0]: cells[1:] for cells, is_marked in zip(page.rows, page.marked) if is_marked}
-    assert marked["--lr"] == ["0.25", "0.5"] and marked["--aa"] == ["(not there)", "(none)"]
+    assert marked["--lr"] == ["0.25", "0.5"] and marked["--aa"] == ["(missing)", "(none)"]
     assert "--epochs" not in marked and ["--epochs", "3", "3"] in page.rows
 
 

@@ -36,7 +36,7 @@ SIZES = [(32, 64), (64, 32), (64, 96), (96, 64)]
 
 
 def source_of(model, classes=None, **options):
-    return finetune.InitialWeights("c.pth", {"model": model.state_dict(), "args": options, "classes": classes})
+    return finetune.InitialWeights("c.pth", model.state_dict(), options, classes)
 
 
 def random_weights(model, seed=0):
@@ -65,7 +65,7 @@ def test_lines_are_interpolated():
 def test_an_enlarged_image_is_mixed_as_the_small_one(old, new):
     """Rows and columns: what sMLPNet's larger matrices make of an interpolated image is the interpolated outcome."""
     first, second = (random_weights(SparseMLP(side, 4)) for side in (old, new))
-    grown, count = resample(first.state_dict(), second.state_dict())
+    grown, count = resample(first.state_dict(), second.state_dict(), sMLPNet.line_mixers)
     assert count == 2
     second.load_state_dict(grown)
     image, enlarge = torch.randn(2, 4, old, old), interpolation_matrix(old, new).float()
@@ -79,7 +79,7 @@ def test_an_enlarged_image_passes_the_token_mlp_as_the_small_one():
     first, second = random_weights(SpatialMLP(9, 5, 0.0)), random_weights(SpatialMLP(36, 18, 0.0), seed=1)
     names = {"spatial_func." + name: value for name, value in first.state_dict().items()}
     wanted = {"spatial_func." + name: value for name, value in second.state_dict().items()}
-    grown, count = resample(names, wanted)
+    grown, count = resample(names, wanted, token_mlps=Spach.token_mlps)
     assert count == 1
     second.load_state_dict({name.partition(".")[2]: value for name, value in grown.items()})
     image, enlarge = torch.randn(2, 3, 3, 4), interpolation_matrix(3, 6).float()
@@ -118,7 +118,7 @@ def test_the_largest_units_remain():
     for unit in (3, 7, 8, 11):
         state["spatial_func.fc2.weight"][:, unit] *= 100
     wanted = {"spatial_func." + name: value for name, value in SpatialMLP(9, 4, 0.0).state_dict().items()}
-    assert resample(state, wanted)[0]["spatial_func.fc1.bias"].tolist() == [3, 7, 8, 11]
+    assert resample(state, wanted, token_mlps=Spach.token_mlps)[0]["spatial_func.fc1.bias"].tolist() == [3, 7, 8, 11]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -135,7 +135,7 @@ def test_a_head_of_other_classes_stays_fresh(family):
     assert lines == ["the head of no classes is replaced by a new one of 3"]
 
 
-def test_a_head_is_kept_aloud_where_the_names_differ():
+def test_a_kept_head_is_reported_where_the_names_differ():
     first, model = (FAMILIES["smlpnet"](image_size=32, num_classes=2) for _ in range(2))
     assert finetune.load_weights(source_of(first, ["cat", "dog"]), model, ["cat", "dog"]) == []
     lines = finetune.load_weights(source_of(first, ["cat", "dog"]), model, ["dog", "cat"])
@@ -202,7 +202,7 @@ def stop_after_an_epoch(small, monkeypatch, *words):
         assert small(*words) == 1
 
 
-def test_a_stopped_fine_tuning_goes_on_without_the_file(small, trained, monkeypatch, tmp_path):
+def test_a_stopped_fine_tuning_resumes_without_the_file(small, trained, monkeypatch, tmp_path):
     words, out = ["--finetune=" + trained, "--epochs=2"], str(tmp_path / "cut")
     assert small("--output-dir=%s" % (tmp_path / "whole"), *words) == 0
     stop_after_an_epoch(small, monkeypatch, "--output-dir=" + out, *words)
@@ -247,7 +247,7 @@ def digits(tmp_path_factory):
 @pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="takes half a minute: run on the current torch alone")
 @pytest.mark.parametrize("family", ["smlpnet", "spach"])
 def test_weights_of_32_pixels_help_at_64(family, digits, monkeypatch, tmp_path, capsys):
-    """Fine-tuned digits are told better than by a network that begins anew and learns as long."""
+    """A fine-tuned network classifies digits better than one trained from scratch for as long."""
     make = {
         "smlpnet": lambda **words: sMLPNet(dim=16, depths=(1, 1, 2, 1), **words),
         "spach": lambda **words: Spach([[("pass", 1)], [("mlp", 2)]], hidden_dim=24, patch_size=4, **words),
@@ -328,7 +328,7 @@ def test_rates_fall_with_the_depth(words):
     assert len(plain.param_groups) == 2
 
 
-def test_layer_decay_goes_on_to_the_same_bits(small, monkeypatch, tmp_path, capsys):
+def test_layer_decay_resumes_to_the_same_bits(small, monkeypatch, tmp_path, capsys):
     words = ["--layer-decay=0.6", "--epochs=2"]
     assert small("--output-dir=%s" % (tmp_path / "whole"), *words) == 0
     out = str(tmp_path / "cut")

@@ -18,8 +18,8 @@ from training import build, losses, teacher
 BASES = {"cross_entropy": (False, 0.0), "label_smoothing_0_1": (False, 0.1), "soft_target": (True, 0.1)}
 
 
-class Says(torch.nn.Module):
-    """A teacher that says the same of all images."""
+class ConstantTeacher(torch.nn.Module):
+    """A teacher with the same logits for all images."""
 
     def __init__(self, logits):
         super().__init__()
@@ -42,7 +42,7 @@ def test_distillation_is_the_published_one(case):
         assert base(None, own, targets).item() == pytest.approx(case["loss"], abs=2e-6)
         return
     own.requires_grad_(True)
-    criterion = losses.Distillation(base, Says(advice), case["type"], case["alpha"], case["tau"])
+    criterion = losses.Distillation(base, ConstantTeacher(advice), case["type"], case["alpha"], case["tau"])
     assert criterion(None, (own, for_teacher), targets).item() == pytest.approx(case["loss"], abs=2e-6)
     loss = criterion(None, own, targets)
     assert loss == criterion(None, (own, own), targets)  # the one output of our models serves both
@@ -74,8 +74,8 @@ def test_each_option_of_distillation_has_its_effect(taught, tmp_path):
         states[name] = weights(tmp_path / name)["model"]
     assert is_equal(states.pop("alpha 0"), states["none"])
     names = sorted(states)
-    for place, name in enumerate(names):
-        assert not any(is_equal(states[name], states[other]) for other in names[place + 1 :]), name
+    for position, name in enumerate(names):
+        assert not any(is_equal(states[name], states[other]) for other in names[position + 1 :]), name
     log = (tmp_path / "hard" / "train_0.log").read_text()
     assert re.search("teacher +smlpnet_tiny, hard", log)
     assert "--teacher-path has no effect" in (tmp_path / "none" / "train_0.log").read_text()
@@ -84,7 +84,7 @@ def test_each_option_of_distillation_has_its_effect(taught, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
-def test_a_distillation_goes_on_to_the_same_bits(taught, monkeypatch, tmp_path, kind):
+def test_a_distillation_resumes_to_the_same_bits(taught, monkeypatch, tmp_path, kind):
     small, words = taught
     words = [*words, "--distillation-type=" + kind, "--virtual-ranks=2", "--batch-size=2"]
     assert small("--output-dir=%s" % (tmp_path / "whole"), *words) == 0
@@ -114,7 +114,7 @@ def test_the_teacher_sees_the_mixed_images_in_evaluation_mode(taught, monkeypatc
     assert len(seen) == 3 and all(torch.equal(got[0], want[0]) for got, want in zip(seen, mixed))
 
 
-def test_a_teacher_that_says_nonsense_ends_the_run(taught, tmp_path, capsys):
+def test_a_teacher_whose_output_is_not_finite_ends_the_run(taught, tmp_path, capsys):
     small, words = taught
     path = str(tmp_path / "teacher" / "best.pth")
     loaded = loading.load(path)

@@ -33,7 +33,7 @@ _NAME = "Ascend910B (simulated)"
 
 
 class _Setting:
-    """torch_npu.npu.conv or .matmul: whether float32 is computed with fewer bits."""
+    """torch_npu.npu.conv or .matmul, whose allow_hf32 allows fewer bits in float32."""
 
     def __init__(self, allow_hf32):
         self.__dict__["allow_hf32"] = allow_hf32
@@ -82,7 +82,7 @@ def device_count():
 
 
 def _index_of(device):
-    """The index that an int, a string, a torch.device or None (the current device) means."""
+    """Return the index of a device given as an int, a string, a torch.device or None (the current device)."""
     if device is None:
         return _C.current_device()
     if isinstance(device, int):
@@ -104,7 +104,7 @@ def current_device():
 
 @contextlib.contextmanager
 def device(device):
-    """A context in which `device` is the current one."""
+    """Make `device` the current one within the context."""
     before = current_device()
     set_device(device)
     try:

@@ -1,4 +1,4 @@
-"""torch.npu.amp: autocast and the loss scaler, which take no device."""
+"""torch.npu.amp: autocast and the loss scaler, which have no parameter for the device."""
 
 import torch
 

@@ -30,7 +30,7 @@ def set_stream(stream):
 
 @contextlib.contextmanager
 def stream(stream):
-    """A context in which `stream` is the current one."""
+    """Make `stream` the current one within the context."""
     if stream is None:
         yield
         return

@@ -4,5 +4,5 @@ import os
 
 
 def is_support_inf_nan():
-    """Whether float16 overflows to infinity; SIMULATED_NPU_SATURATES=1 says no, as an Ascend 910A does."""
+    """Return whether float16 overflows to infinity: not with SIMULATED_NPU_SATURATES=1, as on an Ascend 910A."""
     return os.environ.get("SIMULATED_NPU_SATURATES", "0") != "1"

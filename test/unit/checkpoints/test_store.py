@@ -1,0 +1,96 @@
+"""Saving checkpoints, and finding them."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+import utils
+from checkpoints import loading, store
+from runtime.errors import UserError
+
+
+def path_of(folder, name=store.LATEST):
+    return os.path.join(str(folder), name)
+
+
+def test_save_keeps_the_one_before_and_the_best(tmp_path):
+    for number, is_best in enumerate([True, False, False]):
+        store.save({"model": {"w": torch.full((2,), float(number))}}, str(tmp_path), is_best)
+    assert loading.load(path_of(tmp_path))["model"]["w"][0] == 2
+    assert loading.load(path_of(tmp_path, store.PREVIOUS))["model"]["w"][0] == 1
+    assert loading.load(path_of(tmp_path, store.BEST))["model"]["w"][0] == 0
+    assert sorted(os.listdir(str(tmp_path))) == sorted([store.LATEST, store.PREVIOUS, store.BEST])
+
+
+def test_a_failed_save_leaves_the_old_one(tmp_path):
+    store.save({"model": {}}, str(tmp_path), True)
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        store.save({"model": lambda: None}, str(tmp_path), True)
+    assert loading.load(path_of(tmp_path)) == {"model": {}}
+    assert sorted(os.listdir(str(tmp_path))) == [store.BEST, store.LATEST]
+
+
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
+    store.save({"model": {}}, str(tmp_path), True)
+    (tmp_path / (utils.TEMPORARY % ("%032x" % 7))).write_bytes(b"half")
+    users = [".0a.tmp", "mine.tmp", store.BEST + ".tmp", utils.TEMPORARY % "mine"]
+    for name in users:
+        (tmp_path / name).write_bytes(b"the user's")
+    utils.remove_leftovers(str(tmp_path))
+    assert sorted(os.listdir(str(tmp_path))) == sorted([store.BEST, store.LATEST] + users)
+
+
+def test_files_of_the_user_that_look_temporary_survive_a_save(tmp_path):
+    names = [name + ".tmp" for name in (store.LATEST, store.PREVIOUS, store.BEST)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"the user's")
+    for _ in range(2):
+        store.save({"model": {}}, str(tmp_path), True)
+    assert all((tmp_path / name).read_bytes() == b"the user's" for name in names)
+    assert len(os.listdir(str(tmp_path))) == 6
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_a_name(tmp_path, monkeypatch):
+    calls = []
+
+    def record(name):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *words: calls.append((name, *words[1:])) or real(*words))
+
+    record("fsync")
+    record("replace")
+    store.save({"model": {}}, str(tmp_path), True)
+    store.save({"model": {}}, str(tmp_path), False)
+    sync, latest = ("fsync",), ("replace", path_of(tmp_path))
+    best, previous = ("replace", path_of(tmp_path, store.BEST)), ("replace", path_of(tmp_path, store.PREVIOUS))
+    assert calls == [sync, best, latest, sync, sync, previous, latest, sync]
+
+
+def test_where_links_do_not_work_a_copy_is_kept(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for number in range(2):
+        store.save({"model": {"w": torch.full((2,), float(number))}}, str(tmp_path), number == 0)
+    for name in (store.PREVIOUS, store.BEST):
+        assert loading.load(path_of(tmp_path, name))["model"]["w"][0] == 0
+
+
+def test_a_checkpoint_that_cannot_be_written_is_reported_with_the_free_space(tmp_path):
+    (tmp_path / "c.pth").mkdir()
+    with pytest.raises(store.SaveError, match=r"c\.pth cannot be written: Is a directory \(\d+ MB free\)"):
+        store.save_as({"model": {}}, str(tmp_path / "c.pth"))
+    assert os.listdir(str(tmp_path)) == ["c.pth"]
+
+
+def test_resume_takes_a_file_or_its_folder(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        store.resolve(path_of(tmp_path))
+    with pytest.raises(UserError, match="holds neither"):
+        store.resolve(str(tmp_path))
+    store.save({"model": {}}, str(tmp_path), True)
+    assert store.resolve(str(tmp_path)) == path_of(tmp_path)
+    assert store.resolve(path_of(tmp_path)) == path_of(tmp_path)
