@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 from pipeline import fast_reading, index
 from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
+from pipeline.layout import check_folders, list_classes
 from pipeline.readers.files import FileReader
-from pipeline.reading import contains, decode, failure_of, list_classes
+from pipeline.reading import contains, decode, failure_of
 from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown
@@ -104,7 +105,7 @@ def build_loaders(options: Options, ranks: Ranks, classes: Sequence[str] | None 
     """
     evaluates_only = not options.trains
     train_folder, val_folder = (os.path.join(options.data_path, part) for part in ("train", "val"))
-    _check_folders(options.data_path, [val_folder] if evaluates_only else [train_folder, val_folder])
+    check_folders(options.data_path, options.trains)
     known = _known_classes(train_folder, val_folder, classes, evaluates_only)
     strangers = sorted(set(list_classes(val_folder)) - set(known))
     if strangers:
@@ -148,16 +149,6 @@ def build_transform(options: Options, is_train: bool) -> Compose:
         re_count=options.recount,
     )
     return train_transform(options.input_size, augmentation)
-
-
-def _check_folders(root, folders):
-    if not os.path.isdir(root):
-        raise UserError("--data-path %s: no such folder" % shown(root))
-    for folder in folders:
-        if not os.path.isdir(folder):
-            raise UserError("--data-path %s: it has no folder %s/" % (shown(root), os.path.basename(folder)))
-        if not list_classes(folder):
-            raise UserError("%s has no class folders: it must hold a folder of images for each class" % shown(folder))
 
 
 def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only):

@@ -41,8 +41,8 @@ class _Finder:
         if not name.startswith(_PACKAGE + "."):
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(name, spec.origin)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _Loader(name, spec.loader.path)
         return spec
 
 

@@ -1,12 +1,16 @@
 """Train, evaluate or time a model: `python main.py --data-path DIR --output-dir DIR`, or the same under torchrun."""
 
+from __future__ import annotations
+
 import sys
+from typing import Sequence
 
 from options import parsing
+from runtime.errors import UserError, did_you_mean
 from runtime.programs import run_program, slow_imports
 
 
-def run(argv):
+def run(argv: Sequence[str]) -> None:
     """Do what the command line `argv` asks for; torch is imported only where it is needed."""
     options = parsing.parse(argv)
     if options.list_models:
@@ -18,12 +22,25 @@ def run(argv):
 
         print(completion.script(options.print_completion))
     else:
+        check_quickly(options)
         with slow_imports():
             from commands import train
         train.main(options)
 
 
-def main(argv=None):
+def check_quickly(options: parsing.Options) -> None:
+    """Raise UserError for what is wrong at first sight, before torch is imported: the model, the data folder."""
+    from commands import list_models
+    from pipeline.layout import check_folders
+
+    names = list_models.names()
+    if options.model not in names:
+        near = did_you_mean(options.model, names)
+        raise UserError("--model %s is unknown; --list-models prints them all%s" % (options.model, near))
+    check_folders(options.data_path, options.trains)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run and return the exit status, as of runtime.programs.run_program."""
     return run_program(
         "main.py",

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 MOST_ON_SHEET = 100
 
 
-def load(path: str, device: str = "auto", ema: bool = False, token_layout: str | None = None) -> Classifier:
+def load(
+    path: str | os.PathLike[str], device: str = "auto", ema: bool = False, token_layout: str | None = None
+) -> Classifier:
     """Return the Classifier of a checkpoint file or of a run's output folder (its best checkpoint).
 
     `device` is "auto", "npu", "cuda" or "cpu"; `ema` selects the EMA weights; `token_layout` overrides what the file

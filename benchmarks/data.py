@@ -18,7 +18,7 @@ import datasets
 from benchmarks import photos, timing
 from benchmarks.report import Row
 from options import parsing
-from pipeline import index, reading
+from pipeline import index, layout, reading
 from pipeline.batches import collate
 from pipeline.samplers import Position, PositionBatches, RASampler
 from runtime.errors import UserError
@@ -88,7 +88,7 @@ def _run_options(root: str, input_size: int, loader: str) -> Options:
 
 def _images(root: str, part: str) -> index.ImageIndex:
     folder = "%s/%s" % (root, part)
-    return index.list_images(folder, reading.list_classes(folder))
+    return index.list_images(folder, layout.list_classes(folder))
 
 
 def _rates(options: argparse.Namespace, root: str, is_train: bool) -> list[Row]:

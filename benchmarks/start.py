@@ -15,7 +15,7 @@ from torchvision.datasets.folder import ImageFolder
 
 from benchmarks.report import Row
 from pipeline import index
-from pipeline.reading import list_classes
+from pipeline.layout import list_classes
 from runtime.errors import RunError
 
 if TYPE_CHECKING:

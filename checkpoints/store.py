@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import os
 import shutil
 import time
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO, Iterator, Sequence
 import torch
 
 from checkpoints import download
-from runtime.errors import UserError, reason
+from runtime.errors import UserError, reason, shown
 from utils import replacing, sync_file, sync_folder
 
 FORMAT = 1
@@ -159,9 +160,28 @@ def resolve(path: str, names: Sequence[str] = (LATEST, BEST), option: str = "--r
         for name in names:
             if os.path.exists(os.path.join(path, name)):
                 return os.path.join(path, name)
-        raise UserError("%s %s: the folder holds neither %s" % (option, path, " nor ".join(names)))
+        text = "%s %s: the folder holds neither %s" % (option, shown(path), " nor ".join(names))
+        raise UserError(text + _hint_below(path, names))
     if not os.path.exists(path):
         raise UserError("%s %s: no such file" % (option, path))
     if not os.path.isfile(path):
         raise UserError("%s %s: neither a file nor a folder" % (option, path))
     return path
+
+
+def _hint_below(folder: str, names: Sequence[str]) -> str:
+    """Return the end of a message that names the folders with a checkpoint below `folder`."""
+    runs = []
+    depth = folder.rstrip(os.sep).count(os.sep)
+    for inner, folders, files in itertools.islice(os.walk(folder), _MOST_FOLDERS):
+        if any(name in files for name in names):
+            runs.append(inner)
+        is_deep = inner.count(os.sep) - depth >= _DEPTH
+        folders[:] = [] if is_deep else sorted(name for name in folders if not name.startswith("."))
+    if not runs:
+        return ""
+    more = " and %d more" % (len(runs) - _MOST_HINTS) if len(runs) > _MOST_HINTS else ""
+    return "; it has checkpoints below, in %s%s" % (", ".join(map(shown, runs[:_MOST_HINTS])), more)
+
+
+_DEPTH, _MOST_FOLDERS, _MOST_HINTS = 3, 2000, 3  # test/output/0 is three levels below the project

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Sequence, overload
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -23,7 +24,10 @@ from runtime.errors import RunError, UserError, reason, shown
 from runtime.signals import ignore_stop_signals
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from typing import Union
+
+    PathOrImage = Union[str, os.PathLike, Image.Image]
+    Ranking = list[tuple[str, float]]  # classes with their probabilities, the likeliest first
 
 MOST_WORKERS = 10
 BATCH_SIZE = 64
@@ -34,7 +38,7 @@ class Prediction:
     """The likeliest classes of one image with their probabilities, from the likeliest on, or an error; one is None."""
 
     path: str
-    top: list[tuple[str, float]] | None
+    top: Ranking | None
     error: str | None
 
 
@@ -51,6 +55,12 @@ class Classifier:
         self.model = trained.model.to(self.device.torch_device)
         self.transform = batch_bytes.ToBytes(eval_transform(trained.info.image_size))
 
+    @overload
+    def __call__(self, images: PathOrImage, top: int = 5) -> Ranking: ...
+
+    @overload
+    def __call__(self, images: Sequence[PathOrImage], top: int = 5) -> list[Ranking]: ...
+
     def __call__(self, images: Any, top: int = 5) -> Any:
         """Return [(class, probability), ...] of the `top` likeliest classes of an image, the likeliest first.
 
@@ -64,24 +74,23 @@ class Classifier:
             return predictions
         return self._classify([images], top)[0]
 
-    def _classify(self, images: Sequence[Any], top: int) -> list[list[tuple[str, float]]]:
-        samples = [self.transform(self._open(image)) for image in images]
+    def _classify(self, images: Sequence[PathOrImage], top: int) -> list[Ranking]:
+        samples = [self._prepare(image) for image in images]
         found = self.rank(batch_bytes.stack(samples, list(range(len(samples)))), top)
         for position, image in enumerate(images):
             if not is_finite(found[position]):
                 raise UserError("%s: the output of the model is not finite" % _name_of(image))
         return [found[position] for position in range(len(images))]
 
-    def _open(self, image: Any) -> Image.Image:
-        if hasattr(image, "convert"):
-            return image.convert("RGB")
+    def _prepare(self, image: PathOrImage) -> batch_bytes.ImageBytes:
         try:
-            return read_image(os.fspath(image))
+            opened = image.convert("RGB") if isinstance(image, Image.Image) else read_image(os.fspath(image))
+            return self.transform(opened)
         except Exception as error:  # decoders raise nearly anything
             raise UserError("%s: %s" % (_name_of(image), failure_of(error))) from None
 
     @inference_mode()
-    def rank(self, batch: batch_bytes.ByteBatch, top: int) -> dict[int, list[tuple[str, float]]]:
+    def rank(self, batch: batch_bytes.ByteBatch, top: int) -> dict[int, Ranking]:
         """Return {target: [(class, probability), ...]} for the images of a batch; their targets are any numbers."""
         images, numbers = batch_bytes.normalize(batch, self.device)
         logits = engine.forward(self.model, images, self.device).float()
@@ -113,13 +122,14 @@ class Classifier:
                 yield _prediction(paths[number], ranked.get(number), reasons)
 
 
-def is_finite(top: list[tuple[str, float]]) -> bool:
+def is_finite(top: Ranking) -> bool:
     """Return whether no probability is NaN."""
     return all(probability == probability for _, probability in top)
 
 
-def _name_of(image: Any) -> str:
-    return "an image in memory" if hasattr(image, "convert") else shown(os.fspath(image))
+def _name_of(image: PathOrImage) -> str:
+    name = getattr(image, "filename", "") if isinstance(image, Image.Image) else image
+    return shown(os.fspath(name)) if name else "an image in memory"
 
 
 def _batches_of(loader: DataLoader) -> Iterator[Any]:
@@ -133,7 +143,7 @@ def _batches_of(loader: DataLoader) -> Iterator[Any]:
         raise RunError(message % reason(error)) from None
 
 
-def _prediction(path: str, top: list[tuple[str, float]] | None, reasons: Iterator[str]) -> Prediction:
+def _prediction(path: str, top: Ranking | None, reasons: Iterator[str]) -> Prediction:
     if top is None:  # the dataset reports "PATH (REASON)"
         return Prediction(path, None, next(reasons)[len(shown(path)) + 2 : -1])
     if not is_finite(top):

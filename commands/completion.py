@@ -1,15 +1,17 @@
-"""`--print-completion`: what bash or zsh needs to complete the options of main.py, by the package shtab."""
+"""`--print-completion`: a script for bash or zsh that completes the options of main.py, by the package shtab."""
+
+from __future__ import annotations
 
 import re
 
-import models
+from commands import list_models
 from options import parsing
 from results import trackers
 from runtime.errors import UserError
 
 FOLDERS = ("data_path", "index_cache", "output_dir")
 FILES = ("config", "eval_json", "finetune", "resume", "teacher_path")
-VALUES = {"model": models.MODEL_NAMES, "teacher_model": models.MODEL_NAMES, "tracker": trackers.NAMES}
+VALUES = {"model": list_models.names(), "teacher_model": list_models.names(), "tracker": trackers.NAMES}
 
 # shtab's function knows neither `--name=value`, which bash takes apart, nor `--some_name`, nor an interpreter in front.
 _BASH_REST = """
@@ -51,8 +53,8 @@ complete -o bashdefault -o default -F _main_py_below python python3 torchrun
 """
 
 
-def script(shell):
-    """The script to source in `shell`, "bash" or "zsh"; UserError where shtab is not installed."""
+def script(shell: str) -> str:
+    """Return the script to source in `shell`, "bash" or "zsh"; UserError where shtab is not installed."""
     try:
         import shtab
     except ImportError:
@@ -61,9 +63,9 @@ def script(shell):
     parser = parsing.build_parser()
     for action in parser._actions:
         if action.dest in FOLDERS:
-            action.complete = shtab.DIRECTORY
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
         elif action.dest in FILES:
-            action.complete = shtab.FILE
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
         elif action.dest in VALUES and action.nargs is None:
             action.choices = VALUES[action.dest]
         if isinstance(action.metavar, tuple):  # which shtab prints as Python would

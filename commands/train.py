@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import engine
-import models
 import utils
 from checkpoints import store
 from commands import dry_run
@@ -19,7 +18,7 @@ from runtime.affinity import bind_cores
 from runtime.device import select_device
 from runtime.distributed import Ranks
 from runtime.ema import NoEma
-from runtime.errors import NotFiniteError, RunError, Stopped, UserError, did_you_mean
+from runtime.errors import NotFiniteError, RunError, Stopped, UserError
 from runtime.launch_environment import read_launch
 from runtime.programs import report
 from training import build, describe, metrics
@@ -38,7 +37,7 @@ report_line = functools.partial(report, "main.py")
 
 def main(options: Options) -> None:
     """Train, evaluate, measure the throughput or make a dry run, as the `options` ask for."""
-    check_names(options)
+    check_tracker(options)
     launch = read_launch(os.environ, options.local_rank)
     if options.bind_cpu:
         bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
@@ -72,11 +71,8 @@ def main(options: Options) -> None:
         folder.unlock()
 
 
-def check_names(options: Options) -> None:
-    """Raise UserError for an unknown model or tracker, or a tracker that cannot work."""
-    if options.model not in models.MODEL_NAMES:
-        near = did_you_mean(options.model, models.MODEL_NAMES)
-        raise UserError("--model %s is unknown; --list-models shows which there are%s" % (options.model, near))
+def check_tracker(options: Options) -> None:
+    """Raise UserError for a tracker that is unknown or cannot work."""
     if trackers.names_of(options.tracker) and options.trains:
         trackers.check(options.tracker, options.output_dir)
 

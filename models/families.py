@@ -1,6 +1,7 @@
 """All that tells one family of models from another: its names, its own options, and what its weights look like.
 
-A new family is a file of models and a subclass of Family here.
+A new family is a file of models, a subclass of Family here, and a row for each model in sizes.json, which --list-models
+prints and `--model` is checked against without importing torch.
 """
 
 from __future__ import annotations

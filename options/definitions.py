@@ -1,32 +1,34 @@
 """The options of the recipe: the model, its data, and how it learns."""
 
+from __future__ import annotations
+
 import argparse
 import os
 
-from options.command_line import add_switch, alpha, number
+from options.command_line import Parser, add_switch, alpha, number
 from runtime.names import TOKEN_LAYOUTS
 
 _COUNT, _POSITIVE = number(int), number(float, above=0)
-_SHARE = number(float, high=1)
+_FRACTION = number(float, high=1)
 # Products of these stay within float32, and a schedule's or a distribution's arithmetic within Python's.
 _RATE, _EPOCHS = number(float, high=1000), number(int, high=10**6)
 _MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 
 
-def add_groups(parser):
+def add_groups(parser: Parser) -> None:
     """Add the groups of options, each with its default in its help."""
     for add in (_add_model, _add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_distillation):
         add(parser)
 
 
-def _add_model(parser):
+def _add_model(parser: Parser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--model", default="smlpnet_tiny", metavar="NAME", help="one of --list-models (default: smlpnet_tiny)")
     size = number(int, low=1, high=8192)
     add("--input-size", type=size, default=224, metavar="PIXELS", help="side of the square images (default: 224)")
-    add("--drop", type=_SHARE, default=0.0, metavar="RATE", help="dropout, probability from 0 to 1 (default: 0)")
+    add("--drop", type=_FRACTION, default=0.0, metavar="RATE", help="dropout, probability from 0 to 1 (default: 0)")
     rate = number(float, high=0.99)
-    text = "probability that a block is left out, in the last block (default: the model's own)"
+    text = "stochastic depth: probability that the last block is skipped (default: the model's own)"
     add("--drop-path", type=rate, metavar="RATE", help=text)
     add(
         "--token-layout",
@@ -35,111 +37,111 @@ def _add_model(parser):
     )
     add("--stem-type", default="conv1", choices=["conv1", "conv4"], help="first layers of SPACH (default: conv1)")
     add("--shared-spatial-func", action="store_true", help="of SPACH: one in all blocks of a stage (default: off)")
-    text = "begin with the weights of this checkpoint (file, folder or https URL), whatever its classes and size "
+    text = "start from the weights of this checkpoint (file, folder or https URL), of any classes and image size "
     add("--finetune", default="", metavar="PATH", help=text + "(default: random weights)")
     add("--list-models", action="store_true", help="print a table of the models, and end (default: off)")
-    add_switch(add, "model-ema", True, "keep an average of the weights")
-    text = "at step t of the run a decay of at most (1 + t) / (10 + t) (default: off)"
+    add_switch(add, "model-ema", True, "keep EMA weights, an exponential moving average of the weights")
+    text = "limit the decay of the EMA at step t to (1 + t) / (10 + t) (default: off)"
     add("--model-ema-warmup", action="store_true", help=text)
-    text = "share of the average that a step keeps, from 0 to 1 (default: 0.99996)"
-    add("--model-ema-decay", type=_SHARE, default=0.99996, metavar="RATE", help=text)
-    add("--model-ema-force-cpu", action="store_true", help="keep the average in host memory (default: off)")
+    text = "decay of the EMA weights a step, from 0 to 1 (default: 0.99996)"
+    add("--model-ema-decay", type=_FRACTION, default=0.99996, metavar="RATE", help=text)
+    add("--model-ema-force-cpu", action="store_true", help="keep the EMA weights in host memory (default: off)")
 
 
-def _add_data(parser):
+def _add_data(parser: Parser) -> None:
     add = parser.add_argument_group("data").add_argument
-    add("--data-path", default="", metavar="DIR", help="folder with train/ and val/ (default: none, it is needed)")
+    add("--data-path", default="", metavar="DIR", help="folder with train/ and val/ (required)")
     text = "where lists of the images are kept (default: --output-dir)"
     add("--index-cache", default="", metavar="DIR", help=text)
     text = "IMNET, a folder of images, alone is supported (default: IMNET)"
     add("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help=text)
     add("--inat-category", default="name", help=argparse.SUPPRESS)
-    text = "loader processes of each process (default: its processor cores, at most 10)"
+    text = "loader processes of each rank (default: its processor cores, at most 10)"
     add("--num-workers", type=number(int, high=_MOST_WORKERS), metavar="N", help=text)
     add(
         "--loader",
         default="exact",
         choices=["exact", "fast"],
-        help="fast: simplejpeg, torch and OpenCV in the place of Pillow; nearly the same pixels (default: exact)",
+        help="fast: simplejpeg, torch and OpenCV instead of Pillow; nearly the same pixels (default: exact)",
     )
     add_switch(add, "pin-mem", True, "page-locked batches on an accelerator")
-    add("--skip-bad-images", action="store_true", help="pass over unreadable images, counted (default: off)")
+    add("--skip-bad-images", action="store_true", help="skip unreadable images, and count them (default: off)")
 
 
-def _add_augmentation(parser):
+def _add_augmentation(parser: Parser) -> None:
     add = parser.add_argument_group("augmentation").add_argument
-    text = "brightness, contrast and saturation change by up to this share; used without --aa (default: 0.4)"
+    text = "brightness, contrast and saturation change by up to this fraction; used without --aa (default: 0.4)"
     add("--color-jitter", type=_RATE, default=0.4, metavar="X", help=text)
     text = "automatic augmentation as timm names it, '' for none (default: rand-m9-mstd0.5-inc1)"
     add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help=text)
-    text = "share of the target given to all classes alike, from 0 (default: 0.1)"
+    text = "label smoothing, from 0 (default: 0.1)"
     add("--smoothing", type=number(float, high=0.99), default=0.1, metavar="X", help=text)
     ways = ["random", "bilinear", "bicubic"]
     text = "how training images are resized (default: bicubic)"
     add("--train-interpolation", default="bicubic", choices=ways, help=text)
-    add("--hflip", type=_SHARE, default=0.5, metavar="P", help="probability to mirror an image (default: 0.5)")
+    add("--hflip", type=_FRACTION, default=0.5, metavar="P", help="probability to mirror an image (default: 0.5)")
     add_switch(add, "repeated-aug", True, "each image three times an epoch, of a third of them")
-    add("--reprob", type=_SHARE, default=0.25, metavar="P", help="probability of random erasing (default: 0.25)")
+    add("--reprob", type=_FRACTION, default=0.25, metavar="P", help="probability of random erasing (default: 0.25)")
     text = "what erases: one value, one random colour, random pixels (default: pixel)"
     add("--remode", default="pixel", choices=["const", "rand", "pixel"], help=text)
-    text = "boxes that are erased of an image at most (default: 1)"
+    text = "largest number of erased boxes in an image (default: 1)"
     add("--recount", type=number(int, low=1, high=100), default=1, metavar="N", help=text)
     add("--resplit", action="store_true", help=argparse.SUPPRESS)
-    text = "of the beta distribution of mixed shares, 0 for no mixup (default: 0.8)"
+    text = "alpha of mixup, 0 for no mixup (default: 0.8)"
     add("--mixup", type=alpha, default=0.8, metavar="ALPHA", help=text)
-    text = "of the beta distribution of pasted areas, 0 for no cutmix (default: 1)"
+    text = "alpha of cutmix, 0 for no cutmix (default: 1)"
     add("--cutmix", type=alpha, default=1.0, metavar="ALPHA", help=text)
-    text = "least and largest side of the pasted box as shares of the image's, instead of --cutmix (default: none)"
-    add("--cutmix-minmax", type=_SHARE, nargs=2, metavar=("MIN", "MAX"), help=text)
-    add("--mixup-prob", type=_SHARE, default=1.0, metavar="P", help="probability to mix a batch (default: 1)")
+    text = "least and largest side of cutmix's box as fractions of the image's, instead of --cutmix (default: none)"
+    add("--cutmix-minmax", type=_FRACTION, nargs=2, metavar=("MIN", "MAX"), help=text)
+    add("--mixup-prob", type=_FRACTION, default=1.0, metavar="P", help="probability to mix a batch (default: 1)")
     text = "probability of cutmix where both are on (default: 0.5)"
-    add("--mixup-switch-prob", type=_SHARE, default=0.5, metavar="P", help=text)
-    text = "one share for the batch, each pair, each image (default: batch)"
+    add("--mixup-switch-prob", type=_FRACTION, default=0.5, metavar="P", help=text)
+    text = "one mixing ratio for the batch, for each pair, or for each image (default: batch)"
     add("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help=text)
 
 
-def _add_optimizer(parser):
+def _add_optimizer(parser: Parser) -> None:
     add = parser.add_argument_group("optimizer").add_argument
-    text = "images a process takes at once (default: 128)"
+    text = "images a batch of a process (default: 128)"
     add("--batch-size", type=number(int, low=1, high=10**6), default=128, metavar="IMAGES", help=text)
     text = "batches of a process whose gradients make a step (default: 1)"
     add("--grad-accum-steps", type=number(int, low=1, high=10**4), default=1, metavar="N", help=text)
     add("--opt", default="adamw", metavar="NAME", help="any of timm's optimizers (default: adamw)")
-    text = "what is added to a denominator (default: 1e-8)"
+    text = "epsilon of the optimizer (default: 1e-8)"
     add("--opt-eps", type=number(float, above=0, high=1000), default=1e-8, metavar="X", help=text)
     text = "decay rates of the moments, below 1 (default: the optimizer's)"
-    add("--opt-betas", type=_SHARE, nargs="+", metavar="BETA", help=text)
-    text = "share of the last step that SGD repeats, from 0 to 1 (default: 0.9)"
-    add("--momentum", type=_SHARE, default=0.9, metavar="X", help=text)
-    text = "times the learning rate is taken off the weights in a step (default: 0.05)"
+    add("--opt-betas", type=_FRACTION, nargs="+", metavar="BETA", help=text)
+    text = "momentum of SGD, from 0 to 1 (default: 0.9)"
+    add("--momentum", type=_FRACTION, default=0.9, metavar="X", help=text)
+    text = "decoupled weight decay (default: 0.05)"
     add("--weight-decay", type=_RATE, default=0.05, metavar="X", help=text)
-    text = "largest norm of all gradients together (default: no clipping)"
+    text = "largest norm of the gradients (default: no clipping)"
     add("--clip-grad", type=_POSITIVE, metavar="NORM", help=text)
 
 
-def _add_schedule(parser):
+def _add_schedule(parser: Parser) -> None:
     add = parser.add_argument_group("learning rate").add_argument
-    text = "at a global batch of 512 images, scaled in proportion (default: 5e-4)"
+    text = "learning rate for a global batch of 512 images, scaled in proportion (default: 5e-4)"
     add("--lr", type=_RATE, default=5e-4, metavar="LR", help=text)
     text = "epochs to train in all (default: 300)"
     add("--epochs", type=number(int, low=1, high=10**6), default=300, metavar="EPOCHS", help=text)
     add("--sched", default="cosine", metavar="NAME", help="any of timm's schedules but plateau (default: cosine)")
-    text = "a layer's rate is that of the layer above times this (default: 1)"
+    text = "layer decay: a layer's rate is that of the layer above times this (default: 1)"
     add("--layer-decay", type=number(float, above=0, high=1), default=1.0, metavar="X", help=text)
-    text = "epochs in which the rate rises to --lr (default: 20)"
+    text = "epochs of warm-up, in which the rate rises to --lr (default: 20)"
     add("--warmup-epochs", type=_EPOCHS, default=20, metavar="EPOCHS", help=text)
-    add("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="rate that the warm-up begins with (default: 1e-6)")
-    add("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="rate that the schedule ends with (default: 1e-5)")
-    text = "epochs between two steps; of step, wsd and rsqrt (default: 30)"
+    add("--warmup-lr", type=_RATE, default=1e-6, metavar="LR", help="initial rate of the warm-up (default: 1e-6)")
+    add("--min-lr", type=_RATE, default=1e-5, metavar="LR", help="final rate of the schedule (default: 1e-5)")
+    text = "epochs between two decays; of step, wsd and rsqrt (default: 30)"
     add("--decay-epochs", type=_POSITIVE, default=30, metavar="EPOCHS", help=text)
     text = "epochs at which multistep lowers the rate (default: 90 180 270)"
     add("--decay-milestones", type=_EPOCHS, nargs="+", default=[90, 180, 270], metavar="EPOCH", help=text)
     positive = number(float, above=0, high=1000)
     text = "factor of step and multistep, the power of poly (default: 0.1)"
     add("--decay-rate", "--dr", type=positive, default=0.1, metavar="X", help=text)
-    text = "share of the epochs after which the rate has noise, and until which (default: none)"
-    add("--lr-noise", type=_SHARE, nargs="+", metavar="SHARE", help=text)
-    text = "limit of the noise as a share of the rate (default: 0.67)"
+    text = "fraction of the epochs after which the rate has noise, and until which (default: none)"
+    add("--lr-noise", type=_FRACTION, nargs="+", metavar="FRACTION", help=text)
+    text = "limit of the noise as a fraction of the rate (default: 0.67)"
     add("--lr-noise-pct", type=number(float, low=0.01, high=1), default=0.67, metavar="X", help=text)
     text = "standard deviation of the noise (default: 1)"
     add("--lr-noise-std", type=number(float, above=0, high=10), default=1.0, metavar="X", help=text)
@@ -147,7 +149,7 @@ def _add_schedule(parser):
     add("--patience-epochs", type=_COUNT, default=10, help=argparse.SUPPRESS)
 
 
-def _add_distillation(parser):
+def _add_distillation(parser: Parser) -> None:
     add = parser.add_argument_group("distillation").add_argument
     text = "learn from a teacher's logits (default: none)"
     add("--distillation-type", default="none", choices=["none", "soft", "hard"], help=text)
@@ -155,7 +157,7 @@ def _add_distillation(parser):
     add("--teacher-model", default="regnety_160", metavar="NAME", help=text)
     text = "the teacher's checkpoint, as of --resume (default: none, distillation needs it)"
     add("--teacher-path", default="", metavar="PATH", help=text)
-    text = "the teacher's share of the loss, from 0 to 1 (default: 0.5)"
-    add("--distillation-alpha", type=_SHARE, default=0.5, metavar="X", help=text)
+    text = "weight of the teacher's loss, from 0 to 1 (default: 0.5)"
+    add("--distillation-alpha", type=_FRACTION, default=0.5, metavar="X", help=text)
     text = "temperature of soft (default: 1)"
     add("--distillation-tau", type=number(float, low=0.01, high=1000), default=1.0, metavar="X", help=text)

@@ -11,6 +11,7 @@ import PIL
 from PIL import Image
 from torchvision import transforms
 
+from pipeline.layout import unlistable
 from pipeline.readers.files import open_regular
 from runtime.errors import UserError, printable, reason, shown
 
@@ -22,14 +23,6 @@ try:  # Pillow's libtiff writes lines about "tempfile.tif" on stderr, beside the
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 except (AttributeError, OSError):  # Pillow without libtiff, or one that hides it
     pass
-
-
-def list_classes(folder: str) -> list[str]:
-    """Return the names of the class folders in `folder`, sorted."""
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except OSError as error:
-        raise _unlistable(error) from None
 
 
 def walk(top: str) -> Iterator[tuple[str, tuple[int, int], list[str]]]:
@@ -64,7 +57,7 @@ def _list(path: str) -> tuple[tuple[int, int], list[str], list[str]]:
                     _check_link(entry.path)
                 folders.append(entry.name)
     except OSError as error:
-        raise _unlistable(error) from None
+        raise unlistable(error) from None
     return stamp, folders, files
 
 
@@ -101,10 +94,6 @@ def _real_ancestors(path: str) -> set[str]:
         path = os.path.dirname(path)
         found.add(os.path.realpath(path))
     return found
-
-
-def _unlistable(error: OSError) -> UserError:
-    return UserError("%s cannot be listed: %s" % (shown(str(error.filename)), error.strerror))
 
 
 def read_image(path: str) -> Image.Image:

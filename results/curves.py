@@ -99,7 +99,7 @@ def _set_up(axis: Any, panel: Panel, has_values: bool) -> None:
     axis.set_ylabel(panel.label)
     axis.xaxis.get_major_locator().set_params(integer=True)
     if panel.starts_at_zero and has_values:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
     axis.ticklabel_format(axis="y", scilimits=(-3, 5))
     axis.grid(alpha=0.3)
     for side in ("top", "right"):

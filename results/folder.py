@@ -10,14 +10,13 @@ from typing import IO, TYPE_CHECKING, Any, Mapping, Sequence
 
 from checkpoints import loading, store
 from options import config_files, parsing
+from results.file_names import CONFIG, EVALUATION, LOCK
 from runtime.compat import release_versions
 from runtime.errors import UserError
 from utils import log_to_file, remove_leftovers, write_json, write_text
 
 if TYPE_CHECKING:
     from options.parsing import Options
-
-CONFIG, LOCK, EVALUATION = "config.yaml", ".lock", "evaluation.json"
 
 
 @dataclass

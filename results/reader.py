@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from options import config_files
-from results import folder, record
+from results.file_names import CONFIG, EVALUATION, ROWS, SUMMARY
 from runtime.errors import UserError, printable, reason, shown
 
 
@@ -22,13 +22,13 @@ class RunFolder:
     def __init__(self, path: str) -> None:
         if not os.path.isdir(path):
             raise UserError("%s: no such folder; name the --output-dir of a run" % shown(path))
-        if not any(os.path.isfile(os.path.join(path, name)) for name in (record.ROWS, record.SUMMARY, folder.CONFIG)):
+        if not any(os.path.isfile(os.path.join(path, name)) for name in (ROWS, SUMMARY, CONFIG)):
             message = "%s holds no run: there is no %s, %s or %s"
-            raise UserError(message % (shown(path), record.ROWS, record.SUMMARY, folder.CONFIG))
+            raise UserError(message % (shown(path), ROWS, SUMMARY, CONFIG))
         self.path = path
         self.notes: list[str] = []
         self.rows = self._read_rows()
-        self.summary: dict[str, Any] = self._read_json(record.SUMMARY)
+        self.summary: dict[str, Any] = self._read_json(SUMMARY)
         self.options, self.versions = self._read_options()
         self.evaluation = self._read_evaluation()
         if not self.rows:
@@ -82,7 +82,7 @@ class RunFolder:
         """Return {epoch: row}; the later row where an epoch is there twice."""
         rows: dict[int, dict[str, Any]] = {}
         damaged = 0
-        for line in (self._text(record.ROWS) or "").splitlines():
+        for line in (self._text(ROWS) or "").splitlines():
             row = _parsed(line)
             epoch = row.get("epoch") if isinstance(row, dict) else None
             if isinstance(epoch, int) and not isinstance(epoch, bool) and 0 <= epoch < 10**9:
@@ -90,28 +90,28 @@ class RunFolder:
             elif line.strip():
                 damaged += 1
         if damaged:
-            self.notes.append("%s: %d damaged line(s) are left out" % (record.ROWS, damaged))
+            self.notes.append("%s: %d damaged line(s) are left out" % (ROWS, damaged))
         return rows
 
     def _read_options(self) -> tuple[dict[str, Any], str]:
         """Return ({option: value}, the versions that the run started with or "")."""
-        text = self._text(folder.CONFIG)
+        text = self._text(CONFIG)
         if text is None:
             return {}, ""
         found = re.match(r"#[^\n]*\((torch [^)\n]*)\)", text)
         try:
-            options = config_files.read_config(os.path.join(self.path, folder.CONFIG))
+            options = config_files.read_config(os.path.join(self.path, CONFIG))
         except UserError as error:
-            self.notes.append("%s is damaged: %s" % (folder.CONFIG, printable(reason(error))))
+            self.notes.append("%s is damaged: %s" % (CONFIG, printable(reason(error))))
             options = {}
         return options, found.group(1) if found else ""
 
     def _read_evaluation(self) -> dict[str, Any]:
         """Return the output of --per-class, or {} where it is missing or damaged."""
-        found = self._read_json(folder.EVALUATION)
+        found = self._read_json(EVALUATION)
         if not found or _is_evaluation(found):
             return found
-        self.notes.append("%s is damaged: it is not an output of --per-class" % folder.EVALUATION)
+        self.notes.append("%s is damaged: it is not an output of --per-class" % EVALUATION)
         return {}
 
 

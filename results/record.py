@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Mapping
 
 from checkpoints import store
+from results.file_names import ROWS, SUMMARY
 from results.folder import first_epoch
 from runtime.errors import RunError
 from utils import append_missing_rows, write_json
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
         def metrics(self) -> dict[str, float]:
             """Return the metrics by name."""
-
-
-ROWS, SUMMARY = "log.txt", "summary.json"
 
 
 class Record:

@@ -3,6 +3,8 @@
 Importing this module does not import torch, so that a program can refuse a bad command line at once.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
@@ -13,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from typing import Callable, Iterator, Sequence
 
 from runtime.errors import (
     RunError,
@@ -29,7 +32,13 @@ from runtime.signals import end_loader_processes, signal_name
 LAUNCHER_SECONDS = 5  # in which a launcher ends the processes that are left after one has failed
 
 
-def run_program(name, run, argv=None, interrupted="interrupted", memory_advice=""):
+def run_program(
+    name: str,
+    run: Callable[[Sequence[str]], int | None],
+    argv: Sequence[str] | None = None,
+    interrupted: str = "interrupted",
+    memory_advice: str = "",
+) -> int:
     """Call `run(argv)`, which returns an exit status or None for 0, and return the exit status of the program.
 
     2 stands for bad input, 1 for a run that failed, 128 + N for signal N (130 for Ctrl-C, reported as `interrupted`),
@@ -46,7 +55,7 @@ def run_program(name, run, argv=None, interrupted="interrupted", memory_advice="
         end_loader_processes()
 
 
-def _status_of(name, error, interrupted, memory_advice):
+def _status_of(name: str, error: BaseException, interrupted: str, memory_advice: str) -> int:
     """Report the exception that is being handled, and return the exit status that it stands for."""
     if isinstance(error, (UserError, RunError)):
         status, kind = (2, "error") if isinstance(error, UserError) else (1, "failed")
@@ -67,16 +76,16 @@ def _status_of(name, error, interrupted, memory_advice):
     return 1
 
 
-def _is_first_of_its_machine():
+def _is_first_of_its_machine() -> bool:
     return not re.fullmatch("0*[1-9][0-9]*", os.environ.get("LOCAL_RANK", "0"))
 
 
-def _what_is_saved(stop):
+def _what_is_saved(stop: Stopped) -> str:
     return "run the same command again to resume" if stop.is_saved else "nothing is saved, for want of --output-dir"
 
 
-def _nobody_reads_stdout():
-    """Return whether stdout is a pipe without a reader; stop Python from writing to it, with a traceback, at its end."""
+def _nobody_reads_stdout() -> bool:
+    """Return whether stdout is a pipe without a reader; if so, keep Python from writing to it when it ends."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     is_broken = bool(poll.poll(0))
@@ -85,10 +94,10 @@ def _nobody_reads_stdout():
     return is_broken
 
 
-def _report_unexpected(name, error, memory_advice):
+def _report_unexpected(name: str, error: BaseException, memory_advice: str) -> None:
     """Report one line where memory, a peer or a file is at fault, otherwise the traceback."""
     if lost_a_peer(error):
-        time.sleep(LAUNCHER_SECONDS)  # the launcher ends this process meanwhile; the rank that failed has told why
+        time.sleep(LAUNCHER_SECONDS)  # the launcher ends this process meanwhile; the rank that failed reports why
         report(name, "failed: another process of the run is gone (%s)" % _first_line(error))
     elif out_of_memory(error):
         report(name, "failed: out of memory (%s)%s" % (reason(error), memory_advice and ": " + memory_advice))
@@ -100,20 +109,20 @@ def _report_unexpected(name, error, memory_advice):
         _write("%s: %s" % (name, traceback.format_exc().rstrip()))
 
 
-def _first_line(error):
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def report(name, text):
+def report(name: str, text: str) -> None:
     """Write one line of the program `name` to stderr, and to the log file where one is open."""
     _write("%s: %s" % (name, one_line(text)))
 
 
-def _write(text):
+def _write(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()  # Python before 3.9 keeps it back where stderr is no terminal
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, logging.FileHandler) and handler.stream:
             try:
                 handler.stream.write(text + "\n")
                 handler.flush()
@@ -122,7 +131,7 @@ def _write(text):
 
 
 @contextlib.contextmanager
-def slow_imports():
+def slow_imports() -> Iterator[None]:
     """Let Ctrl-C end the process at once, without a traceback, during imports that take seconds."""
     is_default = signal.getsignal(signal.SIGINT) == signal.default_int_handler
     if not is_default or threading.current_thread() is not threading.main_thread():

@@ -1,18 +1,27 @@
-"""Turn a run's JSON into what the ModelZoo contract asks of a wrapper: its last lines and the case's log file.
+"""Print the last lines of a wrapper, and write the case's log file, as the ModelZoo contract asks, from a run's JSON.
 
 `python tools/case_log.py --result JSON --folder DIR --suffix acc|perf|eval --seconds N`
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import os
 import platform
+import sys
+from typing import Any, Sequence
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from options.command_line import FileParser
+from runtime.errors import UserError, reason, shown
+from runtime.programs import run_program
 
 NETWORK = "SPACH-SMLP"
 
 
-def training_rows(result, seconds):
-    """(key, value) of the log of a training case: the keys of this model's wrappers, then those of most others."""
+def training_rows(result: dict[str, Any], seconds: str) -> list[tuple[str, Any]]:
+    """Return (key, value) of the log of a training case: the keys of this model's wrappers, then those of most others."""
     fps, loss = "%.2f" % (result["images_per_second"] or 0), "%.4f" % result["train_loss"]
     accuracy = "%.2f" % result["max_accuracy"]
     return [
@@ -27,14 +36,14 @@ def training_rows(result, seconds):
     ]
 
 
-def evaluation_rows(result, seconds):
-    """(key, value) of the log of an evaluation case."""
+def evaluation_rows(result: dict[str, Any], seconds: str) -> list[tuple[str, Any]]:
+    """Return (key, value) of the log of an evaluation case."""
     accuracy = "%.3f" % result["acc1"]
     return [("ActualAccuracy", accuracy), ("TrainAccuracy", accuracy), ("E2EEvalTime", seconds)]
 
 
-def closing_lines(suffix, result, seconds, folder):
-    """What the wrapper prints last."""
+def closing_lines(suffix: str, result: dict[str, Any], seconds: str, folder: str) -> list[str]:
+    """Return the last lines that the wrapper prints."""
     lines = ["------------------ Final result ------------------"]
     if suffix == "eval":
         lines.append("Final Eval Accuracy : %.3f" % result["acc1"])
@@ -48,15 +57,15 @@ def closing_lines(suffix, result, seconds, folder):
     return lines
 
 
-def main():
-    parser = argparse.ArgumentParser()
+def run(argv: Sequence[str]) -> int:
+    """Do what the command line `argv` asks for, and return the exit status."""
+    parser = FileParser("case_log.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--result", required=True)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--suffix", required=True, choices=["acc", "perf", "eval"])
     parser.add_argument("--seconds", required=True)
-    options = parser.parse_args()
-    with open(options.result, encoding="utf-8") as file:
-        result = json.load(file)
+    options = parser.parse_args(argv)
+    result = _read(options.result)
     case = "%s_bs%d_%dp_%s" % (NETWORK, result["batch_size"], result["world_size"], options.suffix)
     rows = [
         ("Network", NETWORK),
@@ -69,7 +78,21 @@ def main():
     with open(os.path.join(options.folder, case + ".log"), "w", encoding="utf-8") as file:
         file.writelines("%s = %s\n" % row for row in rows)
     print("\n".join(closing_lines(options.suffix, result, options.seconds, options.folder)))
+    return 0
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError("--result %s cannot be read: %s" % (shown(path), reason(error))) from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and return the exit status: 0; 2 for bad input."""
+    return run_program("case_log.py", run, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

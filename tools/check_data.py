@@ -17,7 +17,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS  # noqa: E402 - after the
 from pipeline import findings as findings_module  # noqa: E402
 from pipeline.index import list_images  # noqa: E402
 from pipeline.inspection import inspect_images  # noqa: E402
-from pipeline.reading import contains, list_classes, walk  # noqa: E402
+from pipeline.layout import list_classes  # noqa: E402
+from pipeline.reading import contains, walk  # noqa: E402
 from runtime.affinity import usable_cores  # noqa: E402
 from runtime.errors import UserError, shown  # noqa: E402
 from runtime.programs import run_program  # noqa: E402

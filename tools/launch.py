@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -33,7 +34,7 @@ def main() -> int:
     return run_program("launch.py", run)
 
 
-def run(argv: list[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Do what the command line `argv` asks for, and return the exit status."""
     options = _parse(argv)
     if options.check:
@@ -50,7 +51,7 @@ def run(argv: list[str]) -> int:
     return _wait(processes, options.node_rank * options.nproc)
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("launch.py", allow_abbrev=False, description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="check the options of main.py, and start nothing")
     parser.add_argument("--nproc", type=int, default=1)

@@ -13,8 +13,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from options.command_line import Parser, number
 from pipeline.index import list_images
+from pipeline.layout import list_classes
 from pipeline.readers.files import open_regular
-from pipeline.reading import contains, list_classes
+from pipeline.reading import contains
 from runtime.errors import UserError, shown
 from runtime.programs import run_program
 from utils import digest_of

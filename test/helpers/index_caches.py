@@ -6,7 +6,7 @@ import time
 import numpy
 
 from pipeline import index
-from pipeline.reading import list_classes
+from pipeline.layout import list_classes
 
 
 def settle():

@@ -1,5 +1,6 @@
-"""--dry-run: what it tells is about right, and it leaves no trace."""
+"""--dry-run: its estimate is about right, and it leaves no trace."""
 
+import dataclasses
 import errno
 import os
 import re
@@ -33,8 +34,8 @@ def words_for(images, folder, *more):
     return ["--data-path=" + images, "--output-dir=" + str(folder), "--epochs=3", *OPTIONS, *more]
 
 
-def told(text):
-    """{line: its numbers} of the estimate."""
+def estimate_in(text):
+    """Return {line: its numbers} of the estimate."""
     found = {}
     for name, form in LINES.items():
         match = re.search(r"^    %-13s %s" % (name, form), text.split("dry run\n")[1], re.MULTILINE)
@@ -61,7 +62,7 @@ def test_a_fresh_folder_is_not_made(tmp_path, nproc, workers):
     status, text, err = run_main(words, nproc)
     assert status == 0, err
     assert sorted(os.listdir(str(tmp_path))) == ["images"] and everything_below(images) == before
-    found = told(text)
+    found = estimate_in(text)
     assert_adds_up(found, 3, 6, 18)
     assert found["step"][1:] == [2, 2] and found["memory"][1] == nproc
     assert found["data"][2] == (workers or "no")
@@ -74,7 +75,7 @@ def test_a_fresh_folder_is_not_made(tmp_path, nproc, workers):
 
 
 def test_a_run_is_left_as_it_is(tmp_path, images):
-    """One that stopped within an epoch: what remains is counted, and nothing in its folder is touched."""
+    """One that stopped within an epoch: what remains is counted, and its folder is unchanged."""
     out = tmp_path / "out"
     words = words_for(images, out, "--checkpoint-steps=1", "--print-freq=1")
     assert run_main(words, environ={"FAULT": "die:0:1:4"})[0]
@@ -85,14 +86,14 @@ def test_a_run_is_left_as_it_is(tmp_path, images):
     after = everything_below(tmp_path)
     after[str(tmp_path)] = before[str(tmp_path)]  # beside the folder a file was made and deleted
     assert after == before
-    assert_adds_up(told(text), 2, 6, 12 - 4)
+    assert_adds_up(estimate_in(text), 2, 6, 12 - 4)
     status, text, err = run_main(words + ["--dry-run", "--existing-output=rename"])
     assert status == 0, err
     assert "holds another run: the run renames it" in text
     after = everything_below(tmp_path)
     after[str(tmp_path)] = before[str(tmp_path)]
     assert after == before
-    assert_adds_up(told(text), 3, 6, 18)
+    assert_adds_up(estimate_in(text), 3, 6, 18)
 
 
 def test_nothing_is_left_to_train(tmp_path, images):
@@ -109,15 +110,15 @@ def test_under_a_wrapper(project, images):
     words = ["--data_path=" + images, *OPTIONS, "--dry-run", "--epochs=3"]
     status, out, err = run_wrapper(project, "train_full_1p.sh", words)
     assert status == 0, err
-    assert told(out)["time"][0] == 3 and "Final Train Accuracy" not in out
+    assert estimate_in(out)["time"][0] == 3 and "Final Train Accuracy" not in out
     assert not os.path.exists(os.path.join(project, "test", "output"))
 
 
 @pytest.mark.parametrize(
     "more, fault, status, message",
     [
-        (["--eval"], "", 2, "error: --dry-run tries training: leave out --eval"),
-        (["--throughput"], "", 2, "error: --dry-run tries training: leave out --throughput"),
+        (["--eval"], "", 2, "error: --dry-run rehearses training: leave out --eval"),
+        (["--throughput"], "", 2, "error: --dry-run rehearses training: leave out --throughput"),
         (["--opt=nonsense"], "", 2, "error: --opt nonsense with its options is not possible"),
         (["--print-freq=1"], "nan:0:0:1", 1, "failed: the loss is not finite on rank 0 at epoch 0, step 1"),
         (["--start-epoch=3"], "", 2, "error: nothing to train"),
@@ -151,7 +152,7 @@ def test_a_full_disk(tmp_path, images, small, monkeypatch, capsys):
     """With room for three checkpoints it warns; where one cannot be written, it fails."""
     words = words_for(images, tmp_path / "out", "--dry-run")
     assert main.main(words) == 0
-    size = told(capsys.readouterr().out)["checkpoint"][0]
+    size = estimate_in(capsys.readouterr().out)["checkpoint"][0]
     for count, warns in ((3.5, 1), (4.5, 0)):
         free = int(count * size * 1e6)
         monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
@@ -173,7 +174,7 @@ def test_nothing_is_written_without_an_output_folder(images, small, capsys):
     assert "checkpoint    none is written: no --output-dir" in text and "--resplit has no effect" in text
 
 
-def test_a_missing_tracker_is_told(tmp_path, images, small, monkeypatch, capsys):
+def test_a_missing_tracker_is_reported(tmp_path, images, small, monkeypatch, capsys):
     monkeypatch.setitem(main.sys.modules, "wandb", None)
     assert main.main(words_for(images, tmp_path / "out", "--dry-run", "--tracker=wandb")) == 2
     assert "pip install wandb" in capsys.readouterr().err
@@ -182,24 +183,24 @@ def test_a_missing_tracker_is_told(tmp_path, images, small, monkeypatch, capsys)
 def test_the_folder_itself_where_the_one_above_is_closed(tmp_path, monkeypatch):
     out = tmp_path / "out"
     out.mkdir()
-    assert dry_run.folder_to_try(str(out)) == str(tmp_path)
+    assert dry_run.probe_folder(str(out)) == str(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
-    assert dry_run.folder_to_try(str(out)) == str(out)
+    assert dry_run.probe_folder(str(out)) == str(out)
     with pytest.raises(UserError, match="cannot be written to"):
-        dry_run.folder_to_try(str(tmp_path / "new"))
+        dry_run.probe_folder(str(tmp_path / "new"))
 
 
-def test_memory_is_told_of_device_and_host():
-    current = SimpleNamespace(device="cuda:0 (a card)", ranks=SimpleNamespace(world_size=8))
-    text = dry_run.memory_text(current, [1234.4, 900.0], 10)
+def test_memory_of_device_and_host():
+    run = SimpleNamespace(device="cuda:0 (a card)", ranks=SimpleNamespace(world_size=8))
+    text = dry_run.memory_text(run, [1234.4, 900.0], 10)
     assert text.startswith("1234 MiB of tensors on cuda:0 (a card) at most; 900 MiB resident in each of 8 process(es)")
     assert text.endswith("without its 10 loader processes")
-    assert dry_run.memory_text(current, [0.0, 0.0], 0) == "unknown"
+    assert dry_run.memory_text(run, [0.0, 0.0], 0) == "unknown"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_slowest_of_all_ranks_counts(rank):
-    """Each rank adds its own numbers in a place of their own."""
+    """Each rank puts its numbers at positions of their own."""
     own, others = [3.0, 1.0], [2.0, 5.0]
 
     def sum_list(numbers):
@@ -211,7 +212,7 @@ def test_the_slowest_of_all_ranks_counts(rank):
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that only sleep() moves."""
 
     now = 0.0
 
@@ -234,7 +235,7 @@ class SlowImages:
     def __len__(self):
         return 9
 
-    def __getitem__(self, place):
+    def __getitem__(self, index):
         self.clock.sleep(0.01)
 
     def epoch(self, epoch, first_step):
@@ -243,7 +244,7 @@ class SlowImages:
 
 @pytest.mark.parametrize("worked, waited", [(0.005, 0.015), (0.02, 0.0), (0.05, 0.0)])
 def test_loaders_that_cannot_keep_up(monkeypatch, worked, waited):
-    """Two processes make a batch in 20 ms, whatever lies ready in the first steps."""
+    """Two processes make a batch in 20 ms, whatever is ready in the first steps."""
     clock = Clock()
     monkeypatch.setattr(dry_run, "time", clock)
     first = dry_run.FirstSteps(SlowImages(clock))
@@ -251,6 +252,6 @@ def test_loaders_that_cannot_keep_up(monkeypatch, worked, waited):
     for _ in first.epoch(0):
         clock.sleep(worked)
     pace = first.pace(SimpleNamespace(rank=0, world_size=1, cores=8, sum_list=list))
-    assert pace == pytest.approx((worked + waited, waited, 2, 2, 0.01))
+    assert dataclasses.astuple(pace) == pytest.approx((worked + waited, waited, 2, 2, 0.01))
     slower = first.pace(SimpleNamespace(rank=0, world_size=1, cores=1, sum_list=list))
     assert slower.waited == pytest.approx(max(0.0, 0.04 - worked))

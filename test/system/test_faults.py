@@ -460,7 +460,7 @@ def test_a_port_in_use(data, tmp_path):
         port = str(other.getsockname()[1])
         words = words_for(data, tmp_path / "out", "--epochs=1")
         status, _, err = run_main(words, 2, {"MASTER_PORT": port})
-        assert status == 0 and "MASTER_PORT %s cannot be used" % port in err and "is taken instead" in err
+        assert status == 0 and "MASTER_PORT %s cannot be used" % port in err and "is used instead" in err
         environ = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "ALONE": "1"}
         status, _, err = run_main(words, 1, dict(environ, MASTER_PORT=port))
         assert status == 2 and "127.0.0.1:%s is in use by another program" % port in err

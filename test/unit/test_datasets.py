@@ -17,6 +17,7 @@ import datasets
 from options import parsing
 from pipeline import batches
 from pipeline.index import list_images
+from pipeline.layout import list_classes
 from runtime.compat import create_transform
 from runtime.errors import UserError
 
@@ -104,7 +105,7 @@ def test_order_is_image_folder_s(tmp_path):
     with open(os.path.join(root, "train", "a", "notes.txt"), "w") as file:
         file.write("not an image")
     train = os.path.join(root, "train")
-    assert list_images(train, datasets.list_classes(train)) == ImageFolder(train).samples
+    assert list_images(train, list_classes(train)) == ImageFolder(train).samples
 
 
 def test_a_class_that_val_lacks_keeps_its_number(tmp_path):

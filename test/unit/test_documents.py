@@ -63,9 +63,7 @@ def test_every_documented_option_exists():
 @pytest.mark.parametrize("path", [path for path in DOCUMENTS if path != "CHANGELOG.md"])
 def test_the_files_it_names_exist(path):
     folders = [name for name in os.listdir(ROOT) if os.path.isdir(os.path.join(ROOT, name)) and name != "data"]
-    pattern = r"(?<![\w/.-])((?:%s)/[\w/.-]*\w\.(?:py|md|sh|sbatch|yaml|json|png))\b" % "|".join(
-        map(re.escape, folders)
-    )
+    pattern = r"(?<![\w/.-])((?:%s)/[\w/.-]*\w\.(?:py|md|sh|sbatch|yaml))\b" % "|".join(map(re.escape, folders))
     for name in re.findall(pattern, text_of(path)):
         if not re.search("NAME|MODULE|NEW|output/", name):
             assert os.path.exists(os.path.join(ROOT, name)), name

@@ -42,12 +42,12 @@ def models(monkeypatch):
 
 
 def save(path, scale=1.0, classes=DIGITS, make=small):
-    """A checkpoint of random weights, the last layer's times `scale`, with an average that is another; its path."""
+    """A checkpoint of random weights, the last layer's times `scale`, with other EMA weights; its path."""
     model = fill(make("smlpnet_tiny", num_classes=10, image_size=32))
     state = model.state_dict()
     state["mlp_head.0.weight"] *= 0.05 * scale
-    average = dict(state, **{"mlp_head.0.bias": state["mlp_head.0.bias"] + torch.arange(10.0)})
-    payload = {"format": 1, "model": state, "model_ema": average, "args": {"model": "smlpnet_tiny", "input_size": 32}}
+    ema = dict(state, **{"mlp_head.0.bias": state["mlp_head.0.bias"] + torch.arange(10.0)})
+    payload = {"format": 1, "model": state, "model_ema": ema, "args": {"model": "smlpnet_tiny", "input_size": 32}}
     store.save_as(dict(payload, classes=classes) if classes else payload, str(path))
     return str(path)
 
@@ -57,7 +57,7 @@ def weights(tmp_path, models):
     return save(tmp_path / "weights.pth")
 
 
-def picture(path, seed=0, side=32):
+def make_image(path, seed=0, side=32):
     odd_pictures.pixels(side, side, seed).save(str(path), "PNG")
     return str(path)
 
@@ -65,8 +65,8 @@ def picture(path, seed=0, side=32):
 def predicted(capsys, *words, status=0):
     """The objects of `--json`, and stderr."""
     assert predict.main(["--json", "--device=cpu", *words]) == status
-    said = capsys.readouterr()
-    return [json.loads(line) for line in said.out.splitlines()], said.err
+    printed = capsys.readouterr()
+    return [json.loads(line) for line in printed.out.splitlines()], printed.err
 
 
 @pytest.mark.parametrize("words", [["--batch-size=50"], ["--batch-size=355", "--num-workers=1"]])
@@ -98,7 +98,7 @@ def test_it_finds_what_evaluation_counts(words, weights, tmp_path, capsys):
 
 def test_lines_and_rows(weights, tmp_path, capsys):
     odd = [b"a b.png", b"tab\there.png", b'new\nline,".png', b"no\xfftext.png"]
-    paths = [picture(os.path.join(str(tmp_path), os.fsdecode(name)), seed) for seed, name in enumerate(odd)]
+    paths = [make_image(os.path.join(str(tmp_path), os.fsdecode(name)), seed) for seed, name in enumerate(odd)]
     rows, _ = predicted(capsys, weights, *paths, "--top=2")
     assert [row["path"] for row in rows] == paths and all(row["error"] is None for row in rows)
     assert predict.main([weights, *paths, "--top=2", "--device=cpu"]) == 0
@@ -128,7 +128,7 @@ def real_weights(tmp_path_factory):
 
 def test_csv_of_paths_on_stdin(real_weights, tmp_path):
     names = [b"a,b.png", b"line\nbreak.png", b"no\xfftext.png"]
-    paths = [os.fsencode(picture(os.path.join(str(tmp_path), os.fsdecode(name)))) for name in names]
+    paths = [os.fsencode(make_image(os.path.join(str(tmp_path), os.fsdecode(name)))) for name in names]
     paths.append(os.fsencode(str(tmp_path / "not there.png")))
     status, out, err = run_as_program([real_weights, "-", "--csv", "--top=3"], b"\0".join(paths))
     assert status == 1 and b"not there.png: No such file" in err and b"1 of 4 images failed" in err
@@ -141,7 +141,7 @@ def test_csv_of_paths_on_stdin(real_weights, tmp_path):
 
 def test_a_reader_that_leaves_ends_it_quietly(real_weights, tmp_path):
     for number in range(3):
-        picture(tmp_path / ("%d.png" % number))
+        make_image(tmp_path / ("%d.png" % number))
     command = '"$1" predict.py "$2" "$3" --batch-size=1 | true; echo ${PIPESTATUS[0]}'
     words = ["bash", "-c", command, "bash", sys.executable, real_weights, str(tmp_path)]
     done = subprocess.run(words, capture_output=True, cwd=ROOT)
@@ -186,7 +186,7 @@ def test_odd_and_broken_pictures(weights, tmp_path, capsys):
 
 
 def test_which_weights(models, tmp_path, capsys):
-    image = picture(tmp_path / "a.png")
+    image = make_image(tmp_path / "a.png")
     (tmp_path / "run").mkdir()
     best = save(tmp_path / "run" / "best.pth", scale=1)
     save(tmp_path / "run" / "checkpoint.pth", scale=3)
@@ -194,26 +194,28 @@ def test_which_weights(models, tmp_path, capsys):
     assert of_run == predicted(capsys, best, image)[0]
     os.unlink(best)
     assert predicted(capsys, str(tmp_path / "run"), image)[0] != of_run
-    average, _ = predicted(capsys, str(tmp_path / "run"), image, "--ema")
-    assert average[0]["top"][0]["class"] == "9"
+    ema, _ = predicted(capsys, str(tmp_path / "run"), image, "--ema")
+    assert ema[0]["top"][0]["class"] == "9"
     reshaped, err = predicted(capsys, str(tmp_path / "run"), image, "--token-layout=reshape")
     assert reshaped != of_run and "token layout reshape" in err
     numbered, err = predicted(capsys, save(tmp_path / "bare.pth", classes=None), image)
     assert "no class names: classes are numbered" in err and numbered == of_run
 
 
-def test_what_a_safetensors_file_may_not_say(models, tmp_path, capsys):
+def test_metadata_of_a_safetensors_file_that_is_wrong(models, tmp_path, capsys):
     library = pytest.importorskip("safetensors.torch")
     weights = small("smlpnet_tiny", num_classes=10, image_size=32).state_dict()
-    for said, text in (("[1]", "its args is a list"), ("{", "is not JSON"), ('{"input_size": "x"}', "")):
-        (tmp_path / "a.safetensors").write_bytes(library.save(weights, {"args": said}))
-        status = predict.main([str(tmp_path / "a.safetensors"), picture(tmp_path / "a.png"), "--device=cpu"])
-        said = capsys.readouterr().err
-        assert status == (2 if text else 0) and text in said, said
+    for recorded, text in (("[1]", "its args is a list"), ("{", "is not JSON"), ('{"input_size": "x"}', "")):
+        (tmp_path / "a.safetensors").write_bytes(library.save(weights, {"args": recorded}))
+        status = predict.main([str(tmp_path / "a.safetensors"), make_image(tmp_path / "a.png"), "--device=cpu"])
+        error = capsys.readouterr().err
+        assert status == (2 if text else 0) and text in error, error
 
 
 def test_weights_that_are_not_finite(models, tmp_path, capsys):
-    rows, err = predicted(capsys, save(tmp_path / "nan.pth", scale=float("nan")), picture(tmp_path / "a.png"), status=1)
+    rows, err = predicted(
+        capsys, save(tmp_path / "nan.pth", scale=float("nan")), make_image(tmp_path / "a.png"), status=1
+    )
     assert rows[0]["top"] is None and rows[0]["error"] == "the output of the model is not finite"
 
 
@@ -221,7 +223,7 @@ def test_a_contact_sheet(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict, "MOST_ON_SHEET", 7)
     (tmp_path / "images").mkdir()
     for number in range(9):
-        picture(tmp_path / "images" / ("%d.png" % number), number, side=20 + 30 * number)
+        make_image(tmp_path / "images" / ("%d.png" % number), number, side=20 + 30 * number)
     sheet = tmp_path / "a sheet.png"
     words = [weights, str(tmp_path / "images"), str(tmp_path / "none.png"), "--plot", str(sheet)]
     _, err = predicted(capsys, *words, status=1)
@@ -263,13 +265,13 @@ def test_what_is_refused(words, text, weights, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     words = [word.format(weights=weights, folder=tmp_path / "empty") for word in words]
     assert predict.main(words) == 2
-    said = capsys.readouterr()
-    assert text in said.err.splitlines()[-1] and said.out == ""
+    printed = capsys.readouterr()
+    assert text in printed.err.splitlines()[-1] and printed.out == ""
 
 
 def test_a_path_that_begins_like_an_option(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(str(tmp_path))
-    picture("--an_image.png")
+    make_image("--an_image.png")
     rows, _ = predicted(capsys, weights, "--top=1", "--batch_size=2", "--", "--an_image.png")
     assert rows[0]["path"] == "--an_image.png" and rows[0]["error"] is None
 
@@ -281,7 +283,7 @@ def assert_close(found, want):
 
 
 def test_a_classifier_from_python(weights, tmp_path, capsys):
-    paths = [picture(tmp_path / ("%d.png" % number), number, side=20 + 30 * number) for number in range(3)]
+    paths = [make_image(tmp_path / ("%d.png" % number), number, side=20 + 30 * number) for number in range(3)]
     rows, _ = predicted(capsys, weights, *paths, "--top=3")
     expected = [[(best["class"], best["probability"]) for best in row["top"]] for row in rows]
     classifier = predict.load(weights, device="cpu")
@@ -302,8 +304,14 @@ def test_a_classifier_names_the_image_that_fails(weights, models, tmp_path):
     classifier = predict.load(weights, device="cpu")
     (tmp_path / "broken.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="broken.png: no known image format"):
-        classifier([picture(tmp_path / "a.png"), str(tmp_path / "broken.png")])
+        classifier([make_image(tmp_path / "a.png"), str(tmp_path / "broken.png")])
     with pytest.raises(ValueError, match="not there.png: No such file"):
         classifier(str(tmp_path / "not there.png"))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "short.png").write_bytes(whole[: len(whole) // 2])
+    with Image.open(str(tmp_path / "short.png")) as opened, pytest.raises(ValueError, match=r"short.png: .*truncated"):
+        classifier([opened])
+    with pytest.raises(ValueError, match="an image in memory: .*would be resized to"):
+        classifier(Image.new("RGB", (1, 300000)))
     with pytest.raises(ValueError, match="the output of the model is not finite"):
-        predict.load(save(tmp_path / "nan.pth", scale=float("nan")), device="cpu")(picture(tmp_path / "a.png"))
+        predict.load(save(tmp_path / "nan.pth", scale=float("nan")), device="cpu")(make_image(tmp_path / "a.png"))

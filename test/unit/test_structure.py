@@ -1,8 +1,8 @@
 """The rules of the house: imports go down, and only runtime/ names hardware, versions and precision."""
 
 import ast
-import glob
 import os
+import pathlib
 
 import pytest
 from paths import ROOT
@@ -30,8 +30,7 @@ ONE_FILE = {"timm": "runtime/compat.py", "apex": "runtime/amp.py", "torch_npu": 
 
 
 def files_of(*parts):
-    found = glob.glob(os.path.join(ROOT, *parts), recursive=True)
-    return sorted(os.path.relpath(path, ROOT).replace(os.sep, "/") for path in found)
+    return sorted(path.relative_to(ROOT).as_posix() for path in pathlib.Path(ROOT).glob("/".join(parts)))
 
 
 PRODUCT = files_of("*.py") + [path for name in ROW_OF for path in files_of(name, "**", "*.py")]

@@ -79,10 +79,10 @@ def test_onnx(family, opset, words, tmp_path, capsys):
     target = tmp_path / "a model.onnx"
     asked = ["--opset=%d" % opset] if opset else []
     assert export_onnx.main([source, str(target), *words, *asked]) == 0, capsys.readouterr().err
-    said = capsys.readouterr()
-    found = re.search(r"differs from torch by at most (\S+) with batches of 1 and 3 \(allowed: (\S+)\)", said.out)
-    assert float(found.group(1)) <= float(found.group(2)) and said.err == ""
-    assert "opset %d" % (opset or exporting.default_opset()) in said.out
+    printed = capsys.readouterr()
+    found = re.search(r"differs from torch by at most (\S+) with batches of 1 and 3 \(allowed: (\S+)\)", printed.out)
+    assert float(found.group(1)) <= float(found.group(2)) and printed.err == ""
+    assert "opset %d" % (opset or exporting.default_opset()) in printed.out
     assert left_in(tmp_path) == ["a model.onnx", "c.pth"] and os.fsencode(ROOT) not in target.read_bytes()
     session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
@@ -144,8 +144,8 @@ def test_torch_s_own_forms(ending, family, tmp_path, capsys, monkeypatch):
     words = [source, str(target), "--with-preprocess", "--softmax"]
     assert export_onnx.main(words) == 0, capsys.readouterr().err
     assert "read again, differs from torch by at most" in capsys.readouterr().out
-    module, said = {".ts": exporting.load_script, ".pt2": exporting.load_program}[ending](target.read_bytes())
-    assert json.loads(said)["classes"] == CLASSES and json.loads(said)["model"] == NAMES[family]
+    module, metadata = {".ts": exporting.load_script, ".pt2": exporting.load_program}[ending](target.read_bytes())
+    assert json.loads(metadata)["classes"] == CLASSES and json.loads(metadata)["model"] == NAMES[family]
     for batch in (1, 4):
         pixels = torch.randint(0, 256, (batch, 3, 32, 32)).to(torch.uint8)
         with torch.no_grad():
@@ -170,13 +170,13 @@ def test_another_s_weights_are_noticed(ending, tmp_path, capsys, monkeypatch):
 
 def test_safetensors(tmp_path, capsys, monkeypatch):
     library = pytest.importorskip("safetensors.torch")
-    average = {name: value + 1 for name, value in save(tmp_path / "c.pth")[1].state_dict().items()}
-    source, _ = save(tmp_path / "c.pth", model_ema=average)
+    ema = {name: value + 1 for name, value in save(tmp_path / "c.pth")[1].state_dict().items()}
+    source, _ = save(tmp_path / "c.pth", model_ema=ema)
     target = tmp_path / "no\udcfftext.safetensors"
     assert export_onnx.main([source, str(target), "--ema"]) == 0, capsys.readouterr().err
     assert "its weights are those of" in capsys.readouterr().out
     written = library.load(target.read_bytes())
-    assert sorted(written) == sorted(average) and all(torch.equal(written[name], average[name]) for name in average)
+    assert sorted(written) == sorted(ema) and all(torch.equal(written[name], ema[name]) for name in ema)
     read = checkpoint_weights.load_model(str(target))
     assert read.class_names == CLASSES and read.info.model == "smlpnet_tiny"
     save_all = library.save
@@ -185,7 +185,7 @@ def test_safetensors(tmp_path, capsys, monkeypatch):
     )
     assert export_onnx.main([source, str(target), "--force", "--format=safetensors"]) == 1
     assert "mlp_head.0.bias differs from what was written" in capsys.readouterr().err
-    assert all(torch.equal(value, average[name]) for name, value in library.load(target.read_bytes()).items())
+    assert all(torch.equal(value, ema[name]) for name, value in library.load(target.read_bytes()).items())
 
 
 def test_outputs_that_are_not_finite(tmp_path, capsys):
@@ -226,8 +226,8 @@ def test_what_is_refused(words, text, tmp_path, capsys):
     before = (tmp_path / "c.pth").read_bytes()
     words = [word.format(source=source, new=tmp_path / "new", folder=tmp_path) for word in words]
     assert export_onnx.main(words) == 2
-    said = capsys.readouterr().err
-    assert text in said and said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1
     assert left_in(tmp_path) == ["c.pth"] and (tmp_path / "c.pth").read_bytes() == before
 
 

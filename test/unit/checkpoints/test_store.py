@@ -94,3 +94,20 @@ def test_resume_takes_a_file_or_its_folder(tmp_path):
     store.save({"model": {}}, str(tmp_path), True)
     assert store.resolve(str(tmp_path)) == path_of(tmp_path)
     assert store.resolve(path_of(tmp_path)) == path_of(tmp_path)
+
+
+def test_a_folder_above_the_runs_names_those_that_hold_a_checkpoint(tmp_path):
+    for name in ("output/0", "output/1", ".venv/lib", "a/b/c/too deep"):
+        (tmp_path / name).mkdir(parents=True)
+        store.save({"model": {}}, str(tmp_path / name), False)
+    for above, end in ((tmp_path, ""), (tmp_path / "output", os.sep)):
+        with pytest.raises(UserError) as caught:
+            store.resolve(str(above) + end)
+        message = str(caught.value)
+        hints = message.partition("nor best.pth; it has checkpoints below, in ")[2].split(", ")
+        assert [os.path.relpath(hint, str(tmp_path)) for hint in hints] == ["output/0", "output/1"], message
+    for number in range(2, 5):
+        (tmp_path / "output" / str(number)).mkdir()
+        store.save({"model": {}}, str(tmp_path / "output" / str(number)), False)
+    with pytest.raises(UserError, match="output/2 and 2 more$"):
+        store.resolve(str(tmp_path))

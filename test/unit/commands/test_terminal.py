@@ -36,7 +36,7 @@ class Terminal:
         self.reader, writer = os.openpty()
         tty.setraw(writer)  # a line ends with \n alone
         fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
-        self.stream, self.data = open(writer, "w", encoding="utf-8"), b""
+        self.stream, self.data = os.fdopen(writer, "w", encoding="utf-8"), b""
         self.thread = threading.Thread(target=self._collect)
         self.thread.start()
 
@@ -91,7 +91,7 @@ def test_a_terminal_shows_one_line_an_epoch(small, tmp_path, attach):
 
 
 def test_the_log_file_of_a_run_on_a_terminal_is_complete(small, tmp_path, attach):
-    terminal = attach()
+    attach()
     assert small("--output-dir=%s" % (tmp_path / "out"), "--epochs=1") == 0
     log = (tmp_path / "out" / "train_0.log").read_text()
     for full in FULL_LINES:

@@ -77,7 +77,7 @@ def test_state_dicts_and_drop_path_rates_are_the_same(name):
     assert rates[0] == pytest.approx(rates[1], abs=1e-6)
 
 
-def test_drop_path_draws_the_same():
+def test_drop_path_samples_the_same():
     ours, baseline = pair(dict(SMALL, drop_path_rate=0.5))
     logits = []
     for model in (ours, baseline):
@@ -100,16 +100,16 @@ def test_losses_of_three_steps():
         assert loss.item() == pytest.approx(take(images, targets), rel=1e-3)
 
 
-def test_averages_of_the_weights():
+def test_ema_weights():
     ours, baseline = pair(SMALL)
-    averages = Ema(ours, 0.9), BaselineEma(baseline, 0.9)
+    emas = Ema(ours, 0.9), BaselineEma(baseline, 0.9)
     with torch.no_grad():
         for model in (ours, baseline):
             for parameter in model.parameters():
                 parameter.mul_(2)
-    averages[0].update(ours)
-    averages[1].update(baseline)
-    states = [average.module.state_dict() for average in averages]
+    emas[0].update(ours)
+    emas[1].update(baseline)
+    states = [ema.module.state_dict() for ema in emas]
     assert_close(*[{name: value for name, value in state.items() if value.is_floating_point()} for state in states])
     assert not torch.equal(states[1]["mlp_head.0.weight"], baseline.state_dict()["mlp_head.0.weight"])
 

@@ -19,6 +19,7 @@ import utils
 from checkpoints import loading, store
 from options import config_files, parsing
 from pipeline.index import list_images
+from pipeline.layout import list_classes
 from runtime import programs
 from runtime.errors import UserError, one_line, printable, shown
 
@@ -30,7 +31,7 @@ NAMES = odd_names()
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_odd_names_are_read_and_named(tmp_path, name):
     good = os.path.join(write(tmp_path / name, {name + ".png": GOOD["dot.png"]}), name + ".png")
-    assert list_images(str(tmp_path), datasets.list_classes(str(tmp_path))) == [(good, 0)]
+    assert list_images(str(tmp_path), list_classes(str(tmp_path))) == [(good, 0)]
     assert folder_of(good)[0].pixels is not None
     write(tmp_path / name, {name + ".png": b""})
     message = str(UserError(folder_of(good)[0].bad_files[0]))

@@ -11,9 +11,9 @@ from loaders import KEY, folder_of
 from odd_pictures import decodable, undecodable, write
 from permissions import nobody
 
-import datasets
 from pipeline import reading
 from pipeline.index import list_images
+from pipeline.layout import list_classes
 from pipeline.readers import files
 from pipeline.samplers import Position
 from runtime.errors import UserError
@@ -110,7 +110,7 @@ def test_a_folder_that_is_called_a_picture_is_walked_as_imagefolder_walks_it(tmp
     os.symlink(str(tmp_path / "elsewhere"), str(tmp_path / "t" / "c"))
     os.symlink(str(tmp_path / "t" / "b.png" / "inner.jpg"), str(tmp_path / "t" / "a" / "link.jpg"))
     root = str(tmp_path / "t")
-    listed = list_images(root, datasets.list_classes(root))
+    listed = list_images(root, list_classes(root))
     assert listed == ImageFolder(root).samples and len(listed) == 6
     assert all(folder_of(path)[0].pixels is not None for path, _ in listed)
 
@@ -137,7 +137,7 @@ def test_permissions(open_folder):
         list_images(open_folder, ["a"])
     os.chmod(folder, 0)
     with nobody(), pytest.raises(UserError, match="a cannot be listed: Permission denied"):
-        datasets.list_classes(folder)
+        list_classes(folder)
     os.chmod(folder, 0o755)
 
 
@@ -178,7 +178,7 @@ def test_a_link_that_leads_in_a_circle_is_named(tmp_path, monkeypatch, part, lin
     for top in (root + "/" + part + slash, part + slash):
         monkeypatch.chdir(root)
         with pytest.raises(UserError) as caught:
-            list_images(top, datasets.list_classes(top))
+            list_images(top, list_classes(top))
         ends = [os.path.join(os.path.dirname(top.rstrip("/")), link), os.path.join(root, target).rstrip("/")]
         assert str(caught.value) == "%s is a link back to %s: remove it" % tuple(ends)
 
@@ -187,4 +187,4 @@ def test_a_class_folder_that_links_to_itself_is_named(tmp_path):
     write(tmp_path / "a", {"x.png": GOOD["dot.png"]})
     link_to_itself(str(tmp_path / "b"))
     with pytest.raises(UserError, match="/b cannot be listed: Too many levels of symbolic links"):
-        datasets.list_classes(str(tmp_path))
+        list_classes(str(tmp_path))

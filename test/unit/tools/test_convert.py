@@ -72,19 +72,17 @@ def test_what_is_known_is_kept(tmp_path, models_of_families):
 def test_the_port_s_layout_is_kept(tmp_path, models_of_families, capsys):
     model = models_of_families["smlpnet_tiny"]
     options = argparse.Namespace(model="smlpnet_tiny", input_size=32, npu=True)
-    average = {name: value * 1.01 for name, value in model.state_dict().items()}
-    source = authors_like(tmp_path / "port.pth", model, "smlpnet_tiny", args=options, model_ema=average)
+    ema = {name: value * 1.01 for name, value in model.state_dict().items()}
+    source = authors_like(tmp_path / "port.pth", model, "smlpnet_tiny", args=options, model_ema=ema)
     assert convert.main([source, str(tmp_path / "ours.pth")]) == 0
     assert "token layout reshape, epoch 12, with EMA weights" in capsys.readouterr().out
     assert loading.load(str(tmp_path / "ours.pth"))["args"]["token_layout"] == "reshape"
-    assert convert.main([source, str(tmp_path / "average.pth"), "--ema"]) == 0
+    assert convert.main([source, str(tmp_path / "ema.pth"), "--ema"]) == 0
     assert "the Ascend port never updated these EMA weights" in capsys.readouterr().out
-    assert torch.equal(
-        weights.read(str(tmp_path / "average.pth"))["model"]["batch_norm.bias"], average["batch_norm.bias"]
-    )
+    assert torch.equal(weights.read(str(tmp_path / "ema.pth"))["model"]["batch_norm.bias"], ema["batch_norm.bias"])
 
 
-def test_bare_weights_are_told_by_their_shapes(tmp_path, models_of_families, capsys):
+def test_bare_weights_are_identified_by_their_shapes(tmp_path, models_of_families, capsys):
     for name, model in models_of_families.items():
         source = str(tmp_path / "bare.pth")
         torch.save(model.state_dict(), source, **store.ZIP_FORMAT)
@@ -117,8 +115,8 @@ def test_what_is_refused(tmp_path, content, words, text, capsys):
     elif content is not None:
         torch.save(content, str(source), **store.ZIP_FORMAT)
     assert convert.main([str(source), str(target), *words]) == 2
-    said = capsys.readouterr()
-    assert text in said.err and said.err.count("\n") == 1 and "code has run" not in said.out
+    printed = capsys.readouterr()
+    assert text in printed.err and printed.err.count("\n") == 1 and "code has run" not in printed.out
     assert not target.exists()
 
 

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 
 import pytest
+from paths import ROOT
 from PIL import Image
 from report_pages import HOSTILE, evaluation, page_of, write_run
 
@@ -55,12 +57,13 @@ def test_a_real_run(run_report, small, tmp_path):
 def test_the_curves_are_the_rows(tmp_path):
     pyplot = pytest.importorskip("matplotlib.pyplot")
     run = RunFolder(write_run(tmp_path / "run"))
-    figure, panel = pyplot.subplots()
-    curves.draw_panel(panel, "Acc@1 (%)", (("test_acc1", "weights", "-"), ("ema_acc1", "EMA", "--")), [run, run])
-    drawn = [line.get_xydata().tolist() for line in panel.lines]
+    figure, axis = pyplot.subplots()
+    (panel,) = [panel for panel in curves.PANELS if panel.marks_best]
+    curves.draw_panel(axis, panel, [run, run])
+    drawn = [line.get_xydata().tolist() for line in axis.lines]
     best = [[1.0, 71.5]]
     assert drawn == 2 * [[[0, 40.0], [1, 71.5], [2, 70.0]], [[0, 10.0], [1, 50.0], [2, 73.0]], best]
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["weights", "EMA"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["weights", "EMA"]
     pyplot.close(figure)
 
 
@@ -191,3 +194,27 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch, tmp_path, capsy
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert report.main([write_run(tmp_path / "run")]) == 2
     assert "python -m pip install matplotlib" in capsys.readouterr().err
+
+
+def test_without_jinja2_it_says_what_to_install(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert report.main([write_run(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error == "report.py: error: the report needs jinja2: python -m pip install jinja2\n"
+
+
+@pytest.mark.parametrize("words, status", [(["--help"], 0), (["--outputs", "x"], 2), ([], 2), (["nowhere"], 2)])
+def test_it_answers_in_any_folder_without_heavy_imports(tmp_path, words, status):
+    code = """
+import runpy, sys
+sys.argv = %r
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    assert not {"torch", "timm", "matplotlib", "numpy"} & set(sys.modules)
+"""
+    command = [sys.executable, "-c", code % [os.path.join(ROOT, "tools", "report.py"), *words]]
+    done = subprocess.run(command, capture_output=True, cwd=str(tmp_path))
+    assert done.returncode == status, done.stderr.decode()
+    assert len(done.stderr.splitlines()) == (1 if status else 0) and not list(tmp_path.iterdir())
