@@ -16,7 +16,7 @@ case ${1:-} in
         shift
         ;;
 esac
-modules=torch,torchvision,timm,yaml,tqdm,sklearn,pytest
+modules=torch,torchvision,timm,yaml,tqdm,jinja2,sklearn,pytest
 case $stack in
     2) use_environment $modules,hypothesis requirements-dev.txt ;;
     1.5) interpreter=$(find_python 3.7) || exit 1 ;;

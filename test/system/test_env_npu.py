@@ -1,4 +1,4 @@
-"""Ascend's environment: where it is set, and that what the user has set stays."""
+"""Ascend's environment: where it is set, and that the user's own settings stay."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SETTINGS = {
 
 
 def environment_after(script, **more):
-    """The Ascend variables that a shell has after sourcing common.sh and running `script`."""
+    """Return the Ascend variables that a shell has after sourcing common.sh and running `script`."""
     environ = {name: value for name, value in clean_environment().items() if name not in SETTINGS}
     environ.update(more)
     command = ["bash", "-euo", "pipefail", "-c", ". test/common.sh; %s; env" % script]

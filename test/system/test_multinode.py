@@ -24,7 +24,7 @@ CASE = "SPACH-SMLP_bs4_2p_acc.log"  # of two processes, wherever they run
 
 @pytest.fixture
 def started():
-    """A list of wrappers, of which none is left running."""
+    """A list of started wrappers; none is left running."""
     processes = []
     yield processes
     for process in processes:
@@ -32,7 +32,7 @@ def started():
 
 
 def lose(process):
-    """The machine is gone: everything on it ends at once."""
+    """Lose the machine: everything on it ends at once."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -40,7 +40,7 @@ def lose(process):
 
 
 def start_nodes(started, project, words, interface=CABLE):
-    """The same command on both machines."""
+    """Start the same command on both machines."""
     for rank, name in enumerate(NAMES):
         environ = {"NNODES": "2", "NODE_RANK": str(rank), "MASTER_ADDR": ADDRESSES[FIRST], "MASTER_PORT": "29733"}
         environ.update(OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME=interface, FAULT="slow:0.2")
@@ -50,20 +50,20 @@ def start_nodes(started, project, words, interface=CABLE):
 
 
 def ends_of(nodes):
-    """[(exit status, stdout, stderr)] of both."""
+    """Return [(exit status, stdout, stderr)] of both."""
     texts = [node.communicate(timeout=100) for node in nodes]
     return [(node.returncode, out, err) for node, (out, err) in zip(nodes, texts)]
 
 
 def step_of(folder):
-    """(epoch, step) of the latest checkpoint."""
+    """Return (epoch, step) of the latest checkpoint."""
     loaded = loading.load(os.path.join(folder, store.LATEST))
     return loaded["epoch"], loaded.get("step", 0)
 
 
 @current_torch
 def test_two_machines(project, machines, started, tmp_path):
-    """One is lost, one is told to stop, and the same command goes on to what one machine computes."""
+    """One is lost, one is stopped, and the resumed run ends with the weights that one machine computes."""
     data = write_images(str(tmp_path / "some images"), train=20)
     words = ["--data_path=" + data, "--nproc=1", "--epochs=3", "--batch-size=4", "--checkpoint-steps=1"]
     words += [word for word in OPTIONS if not word.startswith("--batch-size")] + ["--print-freq=2", "--dist-timeout=20"]
@@ -82,7 +82,7 @@ def test_two_machines(project, machines, started, tmp_path):
     wait_for(lambda: os.stat(latest).st_mtime_ns != before, 60)
     second.send_signal(signal.SIGTERM)
     for status, text, err in ends_of([first, second]):
-        assert status == 143 and "stopped by SIGTERM; the same command goes on" in err and "Final" not in text, err
+        assert status == 143 and "stopped by SIGTERM; run the same command again to resume" in err and "Final" not in text, err
     assert step_of(out) < (2, 0)
 
     (status, text, err), (second_status, second_text, second_err) = ends_of(
@@ -93,7 +93,7 @@ def test_two_machines(project, machines, started, tmp_path):
     assert text.splitlines()[-5:-4] == ["------------------ Final result ------------------"]
     assert second_text.splitlines()[-1].startswith("Node 1 has ended; the final result is printed on node 0")
     assert "Final " not in second_text and os.path.exists(os.path.join(out, CASE))
-    assert not [name for name in os.listdir(str(tmp_path)) if name.startswith("the output.")]  # no run was set aside
+    assert not [name for name in os.listdir(str(tmp_path)) if name.startswith("the output.")]  # no run was renamed
 
     alone = str(tmp_path / "alone")
     words = ["--config=" + os.path.join(ROOT, "configs", "smlpnet_tiny_ascend.yaml"), "--dist-eval", *words[2:]]
@@ -106,7 +106,7 @@ def test_two_machines(project, machines, started, tmp_path):
 
 @current_torch
 def test_the_wrong_interface_ends_both(project, images, machines, started):
-    """gloo itself would wait five times as long as it is told to."""
+    """gloo itself would wait five times as long as its timeout."""
     words = ["--data_path=" + images, "--nproc=1", "--dist-timeout=4", *OPTIONS]
     ends = ends_of(start_nodes(started, project, words, "lo"))
     assert [status for status, _, _ in ends] == [1, 1], ends
@@ -116,7 +116,7 @@ def test_the_wrong_interface_ends_both(project, images, machines, started):
 
 
 def launch(*words, **environ):
-    """(exit status, stderr) of tools/launch.py."""
+    """Run tools/launch.py: (exit status, stderr)."""
     done = subprocess.run(
         LAUNCH + list(words), env=clean_environment(**environ), stderr=subprocess.PIPE, text=True, timeout=60
     )
@@ -124,7 +124,7 @@ def launch(*words, **environ):
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["--nnodes="], "NNODES (--nnodes) must be a number from 1 to 100000, it is ''"),
         (["--nnodes=2", "--node-rank="], "NODE_RANK (--node-rank) must be a number from 0 to 1, it is ''"),
@@ -133,9 +133,9 @@ def launch(*words, **environ):
         (["--nnodes=2", "--master-addr=h", "--master-port=x"], "MASTER_PORT (--master-port) must be a number"),
     ],
 )
-def test_what_is_wrong_with_the_machines_is_named(words, said):
+def test_what_is_wrong_with_the_machines_is_named(words, message):
     status, err = launch(*words, os.devnull)
-    assert status == 2 and err.startswith("launch.py: error: " + said) and len(err.splitlines()) == 1
+    assert status == 2 and err.startswith("launch.py: error: " + message) and len(err.splitlines()) == 1
 
 
 def test_wrong_variables_end_the_wrapper(project, images):

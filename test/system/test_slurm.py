@@ -1,4 +1,4 @@
-"""test/slurm/train.sbatch, as far as it can be seen without Slurm.
+"""test/slurm/train.sbatch, as far as it can be tested without Slurm.
 
 Stand-ins on the PATH take the place of srun and scontrol, and `Job` that of sbatch and slurmd. They set the variables
 that Slurm's manual pages name: SLURM_JOB_ID, SLURM_JOB_NODELIST, SLURM_SUBMIT_DIR, SLURM_NNODES, SLURM_NTASKS,
@@ -49,7 +49,7 @@ esac
 
 
 class Job:
-    """What sbatch submits: a copy of the script, run in the folder of submission with the job's variables."""
+    """A submitted job: a copy of the script, run in the folder of submission with the job's variables."""
 
     def __init__(self, project, folder, words, python, **environ):
         stand_ins, self.requeued = os.path.join(folder, "bin"), os.path.join(folder, "requeued")
@@ -77,13 +77,13 @@ class Job:
         )
 
     def signal_tasks(self, number):
-        """As --signal without a B: does: the tasks get it, the script does not."""
+        """Send the signal to the tasks and not to the script, like --signal without a B:."""
         with open(self.tasks_file) as file:
             for word in file.read().split():
                 os.kill(int(word), number)
 
     def end(self):
-        """(exit status, whether it is to be queued again, stdout, stderr)."""
+        """Return (exit status, whether it is to be queued again, stdout, stderr)."""
         out, err = self.process.communicate(timeout=120)
         wanted = ""
         if os.path.exists(self.requeued):
@@ -95,7 +95,7 @@ class Job:
 
 
 @current_torch
-def test_a_job_stops_in_time_is_queued_again_and_goes_on(project, tmp_path):
+def test_a_job_stops_in_time_is_queued_again_and_resumes(project, tmp_path):
     data, out = write_images(str(tmp_path / "some images"), train=20), str(tmp_path / "the output")
     words = ["--data-path=" + data, "--epochs=3", "--checkpoint-steps=1", *OPTIONS, "--print-freq=2"]
     python = os.path.join(project, "test", "system", "small_python.sh")
@@ -107,7 +107,7 @@ def test_a_job_stops_in_time_is_queued_again_and_goes_on(project, tmp_path):
     wait_for(lambda: os.path.exists(os.path.join(out, store.LATEST)) or job.process.poll() is not None, 60)
     job.signal_tasks(signal.SIGUSR1)
     status, again, _, err = job.end()
-    assert (status, again) == (138, True) and "stopped by SIGUSR1; the same command goes on" in err, err
+    assert (status, again) == (138, True) and "stopped by SIGUSR1; run the same command again to resume" in err, err
     status, again, text, err = submit().end()
     assert (status, again) == (0, False), err
     assert "start         from " + os.path.join(out, store.LATEST) in text

@@ -27,7 +27,7 @@ def read_case(project, case):
         return dict(line.rstrip("\n").split(" = ") for line in file)
 
 
-def aside(project):
+def renamed_runs(project):
     return [name for name in os.listdir(os.path.join(project, "test", "output")) if name != "0"]
 
 
@@ -57,7 +57,7 @@ def test_performance_1p_from_test_folder(project, images):
 
 
 def test_full_8p_resume_eval(project, images):
-    """Two processes from a relative path; again, finished; other options set the run aside; then evaluation."""
+    """Two processes from a relative path; again, finished; other options rename the run; then evaluation."""
     here = os.path.dirname(project)
     words = ["--data_path", os.path.relpath(images, here), "--nproc=2", "--epochs", "2", "--batch_size=4"] + SMALL
     status, out, err = run_wrapper(project, "train_full_8p.sh", words, cwd=here)
@@ -67,14 +67,14 @@ def test_full_8p_resume_eval(project, images):
     assert set(os.listdir(output_of(project))) >= files | {"config.yaml", "SPACH-SMLP_bs4_2p_acc.log"}
 
     status, out, err = run_wrapper(project, "train_full_8p.sh", words, cwd=here)
-    assert status == 0 and "from " + output_of(project) in out and not aside(project), err
+    assert status == 0 and "from " + output_of(project) in out and not renamed_runs(project), err
 
     status, out, err = run_wrapper(project, "train_full_8p.sh", words + ["--seed=3"], cwd=here)
-    assert status == 0 and len(aside(project)) == 1, err
-    renamed = output_of(project, aside(project)[0])
-    assert re.fullmatch(r"0\.\d{8}-\d{6}", aside(project)[0])
-    said = [line for line in out.splitlines() if "renamed to " + renamed in line]
-    assert len(said) == 1 and "--resume=" + os.path.join(renamed, "checkpoint.pth") in said[0]
+    assert status == 0 and len(renamed_runs(project)) == 1, err
+    renamed = output_of(project, renamed_runs(project)[0])
+    assert re.fullmatch(r"0\.\d{8}-\d{6}", renamed_runs(project)[0])
+    reported = [line for line in out.splitlines() if "renamed to " + renamed in line]
+    assert len(reported) == 1 and "--resume=" + os.path.join(renamed, "checkpoint.pth") in reported[0]
 
     before, renamed_before = snapshot(output_of(project)), snapshot(renamed)
     eval_words = ["--data_path=" + images, "--nproc=2", "--batch-size=4"] + SMALL
@@ -134,7 +134,7 @@ def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, statu
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
-    assert "stopped by %s; the same command goes on" % name in err and "Traceback" not in err and "Final" not in out
+    assert "stopped by %s; run the same command again to resume" % name in err and "Traceback" not in err and "Final" not in out
     assert loading.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
 
 
@@ -142,5 +142,5 @@ def test_performance_always_starts_afresh(project, images):
     words = ["--data_path=" + images, "--epochs=1", "--batch-size=4", "--nproc=1"] + SMALL
     for runs in (0, 1):
         status, out, err = run_wrapper(project, "train_performance_8p.sh", words)
-        assert status == 0 and len(aside(project)) == runs, err
+        assert status == 0 and len(renamed_runs(project)) == runs, err
         assert "start         from random weights" in out

@@ -1,4 +1,4 @@
-"""What --help says of each option, and which option or value a misspelt one may have meant."""
+"""The help of each option, and the suggestion for a misspelt option or value."""
 
 import argparse
 import re
@@ -16,7 +16,7 @@ PARSER = parsing.build_parser()
 VISIBLE = [action for action in PARSER._actions if action.help != argparse.SUPPRESS and action.dest != "help"]
 NAMES = [action.option_strings[0] for action in VISIBLE]
 OPPOSITES = [name for name in NAMES if name.startswith("--no-")]
-# What a default that is no value of the option means.
+# The default in words, where it is not a value of the option.
 IN_WORDS = {
     "--npu": "off",
     "--drop-path": "the model's own",
@@ -33,7 +33,7 @@ IN_WORDS = {
     "--output-dir": "nothing is saved",
     "--eval-json": "nowhere",
 }
-# How the help names what a number counts or measures.
+# What the help must name, by metavar: what the number counts or measures.
 UNITS = {"IMAGES": "images", "EPOCHS": "epochs", "EPOCH": "epoch", "STEPS": "steps", "SECONDS": "seconds"}
 UNITS.update(PIXELS="side", P="probability", RATE="probability|share", SHARE="share", LR="rate|batch of 512 images")
 UNITS.update(NORM="norm", ALPHA="beta distribution", BETA="decay rates")
@@ -51,29 +51,29 @@ def default_in_help(action):
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OPPOSITES])
 def test_help_gives_the_default(name):
     action = action_of(name)
-    told = default_in_help(action)
+    default = default_in_help(action)
     if name in IN_WORDS:
-        assert told == IN_WORDS[name] and (not action.default or name == "--npu")
+        assert default == IN_WORDS[name] and (not action.default or name == "--npu")
     elif action.nargs == 0:
-        assert told == ("on" if action.default else "off")
+        assert default == ("on" if action.default else "off")
     elif action.default in (None, ""):
-        assert told == "none"
+        assert default == "none"
     elif action.type is None:
-        assert told == action.default
+        assert default == action.default
     else:
-        values = [action.type(word.rstrip(",")) for word in told.split() if word != "never"]
+        values = [action.type(word.rstrip(",")) for word in default.split() if word != "never"]
         assert values == (action.default if isinstance(action.default, list) else [action.default])
 
 
 @pytest.mark.parametrize("name", [action.option_strings[0] for action in VISIBLE if action.type is not None])
-def test_help_says_what_a_number_is(name):
+def test_help_names_the_unit_of_a_number(name):
     action = action_of(name)
     metavar = "SHARE" if isinstance(action.metavar, tuple) else action.metavar
     assert re.search(dict(UNITS, **WITHOUT_UNIT)[metavar], action.help), (metavar, action.help)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in OPPOSITES])
-def test_help_says_what_an_option_means(name):
+def test_help_explains_an_option(name):
     assert len(action_of(name).help.split("(default")[0].split()) >= 2
 
 
@@ -112,7 +112,7 @@ def misspelt(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_nearest_option_is_named(name):
-    """It may be another as near: what counts is that a right one is named, and that nothing is guessed."""
+    """Another option may be as near: what counts is that the right one or its opposite is named."""
     for word in misspelt(name):
         with pytest.raises(UserError, match="^unknown option %s; did you mean --" % word) as caught:
             parse(word)
@@ -148,7 +148,7 @@ def test_the_nearest_choice_is_named(words, message):
         (["--hlfip=1"], "unknown option --hlfip=1; did you mean --hflip?"),
     ],
 )  # fmt: skip
-def test_main_says_it_in_one_line(words, message, capsys):
+def test_main_reports_it_in_one_line(words, message, capsys):
     assert main.main(["--data-path=x", *words]) == 2
     assert capsys.readouterr().err == "main.py: error: %s\n" % message
 

@@ -183,7 +183,7 @@ def test_recipe_files_are_the_defaults():
             assert dict(parse("--config", path).as_dict(), config=None, model="smlpnet_tiny") == parse().as_dict()
 
 
-def test_options_without_effect_are_said():
+def test_options_without_effect_are_reported():
     lines = parsing.warnings_of(parse("--resplit", "--patience-epochs=3", "--world_size=8"))
     assert [line.split()[0] for line in lines] == ["--resplit", "--patience-epochs", "--world-size"]
     assert parsing.warnings_of(parse()) == []
