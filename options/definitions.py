@@ -74,22 +74,27 @@ def _add_augmentation(parser: Parser) -> None:
     add("--color-jitter", type=_RATE, default=0.4, metavar="X", help=text)
     text = "automatic augmentation as timm names it, '' for none (default: rand-m9-mstd0.5-inc1)"
     add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help=text)
-    text = "label smoothing, from 0 (default: 0.1)"
+    text = "label smoothing: fraction of the target spread over all classes (default: 0.1)"
     add("--smoothing", type=number(float, high=0.99), default=0.1, metavar="X", help=text)
     ways = ["random", "bilinear", "bicubic"]
     text = "how training images are resized (default: bicubic)"
     add("--train-interpolation", default="bicubic", choices=ways, help=text)
     add("--hflip", type=_FRACTION, default=0.5, metavar="P", help="probability to mirror an image (default: 0.5)")
-    add_switch(add, "repeated-aug", True, "each image three times an epoch, of a third of them")
+    add_switch(
+        add,
+        "repeated-aug",
+        True,
+        "repeated augmentation: an epoch samples a third of the images and augments each three times",
+    )
     add("--reprob", type=_FRACTION, default=0.25, metavar="P", help="probability of random erasing (default: 0.25)")
     text = "what erases: one value, one random colour, random pixels (default: pixel)"
     add("--remode", default="pixel", choices=["const", "rand", "pixel"], help=text)
     text = "largest number of erased boxes in an image (default: 1)"
     add("--recount", type=number(int, low=1, high=100), default=1, metavar="N", help=text)
     add("--resplit", action="store_true", help=argparse.SUPPRESS)
-    text = "alpha of mixup, 0 for no mixup (default: 0.8)"
+    text = "alpha of mixup's beta distribution, 0 for no mixup (default: 0.8)"
     add("--mixup", type=alpha, default=0.8, metavar="ALPHA", help=text)
-    text = "alpha of cutmix, 0 for no cutmix (default: 1)"
+    text = "alpha of cutmix's beta distribution, 0 for no cutmix (default: 1)"
     add("--cutmix", type=alpha, default=1.0, metavar="ALPHA", help=text)
     text = "least and largest side of cutmix's box as fractions of the image's, instead of --cutmix (default: none)"
     add("--cutmix-minmax", type=_FRACTION, nargs=2, metavar=("MIN", "MAX"), help=text)
@@ -107,7 +112,7 @@ def _add_optimizer(parser: Parser) -> None:
     text = "batches of a process whose gradients make a step (default: 1)"
     add("--grad-accum-steps", type=number(int, low=1, high=10**4), default=1, metavar="N", help=text)
     add("--opt", default="adamw", metavar="NAME", help="any of timm's optimizers (default: adamw)")
-    text = "epsilon of the optimizer (default: 1e-8)"
+    text = "epsilon, added to the optimizer's denominator (default: 1e-8)"
     add("--opt-eps", type=number(float, above=0, high=1000), default=1e-8, metavar="X", help=text)
     text = "decay rates of the moments, below 1 (default: the optimizer's)"
     add("--opt-betas", type=_FRACTION, nargs="+", metavar="BETA", help=text)

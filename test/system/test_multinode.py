@@ -82,7 +82,9 @@ def test_two_machines(project, machines, started, tmp_path):
     wait_for(lambda: os.stat(latest).st_mtime_ns != before, 60)
     second.send_signal(signal.SIGTERM)
     for status, text, err in ends_of([first, second]):
-        assert status == 143 and "stopped by SIGTERM; run the same command again to resume" in err and "Final" not in text, err
+        assert (
+            status == 143 and "stopped by SIGTERM; run the same command again to resume" in err and "Final" not in text
+        ), err
     assert step_of(out) < (2, 0)
 
     (status, text, err), (second_status, second_text, second_err) = ends_of(

@@ -134,7 +134,11 @@ def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, statu
     process.send_signal(getattr(signal, name))
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
-    assert "stopped by %s; run the same command again to resume" % name in err and "Traceback" not in err and "Final" not in out
+    assert (
+        "stopped by %s; run the same command again to resume" % name in err
+        and "Traceback" not in err
+        and "Final" not in out
+    )
     assert loading.load(os.path.join(output_of(project), "checkpoint.pth"))["step"] > 0
 
 

@@ -75,7 +75,7 @@ def test_bash(scripts, line, found):
 
 def test_bash_offers_every_option_that_help_shows(scripts):
     shown = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, stdout=subprocess.PIPE).stdout.decode()
-    words = {word.strip(",[]").split("=")[0] for word in shown.split("sMLPNet.")[1].split()}
+    words = {word.strip(",[]").split("=")[0] for word in shown.split("image classifier.")[1].split()}
     offered = candidates(scripts, "python main.py -")
     assert len(offered) > 90 and "--world-size" not in offered
     assert {word for word in offered if word.startswith("--")} <= words

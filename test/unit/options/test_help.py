@@ -22,7 +22,6 @@ IN_WORDS = {
     "--drop-path": "the model's own",
     "--token-layout": "the checkpoint's, else permute",
     "--finetune": "random weights",
-    "--data-path": "none, it is needed",
     "--index-cache": "--output-dir",
     "--num-workers": "its processor cores, at most 10",
     "--opt-betas": "the optimizer's",
@@ -35,9 +34,12 @@ IN_WORDS = {
 }
 # What the help must name, by metavar: what the number counts or measures.
 UNITS = {"IMAGES": "images", "EPOCHS": "epochs", "EPOCH": "epoch", "STEPS": "steps", "SECONDS": "seconds"}
-UNITS.update(PIXELS="side", P="probability", RATE="probability|share", SHARE="share", LR="rate|batch of 512 images")
+UNITS.update(
+    PIXELS="side", P="probability", RATE="probability|decay", FRACTION="fraction", LR="rate|batch of 512 images"
+)
 UNITS.update(NORM="norm", ALPHA="beta distribution", BETA="decay rates")
-WITHOUT_UNIT = {"X": "share|factor|times|added|deviation|temperature|limit", "N": "processes|batches|boxes|draws"}
+WITHOUT_UNIT = {"X": "fraction|factor|times|added|deviation|temperature|limit|momentum|decay|weight"}
+WITHOUT_UNIT.update(N="processes|batches|boxes|seed")
 
 
 def action_of(name):
@@ -48,7 +50,11 @@ def default_in_help(action):
     return re.search(r"\(default: (.+)\)$", action.help).group(1)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in OPPOSITES])
+def test_help_marks_what_is_required():
+    assert [name for name in NAMES if action_of(name).help.endswith("(required)")] == ["--data-path"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in [*OPPOSITES, "--data-path"]])
 def test_help_gives_the_default(name):
     action = action_of(name)
     default = default_in_help(action)
@@ -68,7 +74,7 @@ def test_help_gives_the_default(name):
 @pytest.mark.parametrize("name", [action.option_strings[0] for action in VISIBLE if action.type is not None])
 def test_help_names_the_unit_of_a_number(name):
     action = action_of(name)
-    metavar = "SHARE" if isinstance(action.metavar, tuple) else action.metavar
+    metavar = "FRACTION" if isinstance(action.metavar, tuple) else action.metavar
     assert re.search(dict(UNITS, **WITHOUT_UNIT)[metavar], action.help), (metavar, action.help)
 
 
@@ -141,15 +147,15 @@ def test_the_nearest_choice_is_named(words, message):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--model=smlpnet_tinny"], "--model smlpnet_tinny is unknown; --list-models shows which there are; "
-         "did you mean smlpnet_tiny?"),
+        (["--model=smlpnet_tinny"], "--model smlpnet_tinny is unknown; --list-models prints them all; did you "
+         "mean smlpnet_tiny?"),
         (["--tracker=tensorbord", "--output-dir=x"], "--tracker tensorbord is unknown: choose from tensorboard, wandb, "
          "swanlab; did you mean tensorboard?"),
         (["--hlfip=1"], "unknown option --hlfip=1; did you mean --hflip?"),
     ],
 )  # fmt: skip
-def test_main_reports_it_in_one_line(words, message, capsys):
-    assert main.main(["--data-path=x", *words]) == 2
+def test_main_reports_it_in_one_line(words, message, small, capsys):
+    assert small(*words) == 2
     assert capsys.readouterr().err == "main.py: error: %s\n" % message
 
 
