@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from pipeline import fast_reading, index
 from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
-from pipeline.layout import check_folders, list_classes
+from pipeline.layout import check_folders, contains, list_classes
 from pipeline.readers.files import FileReader
-from pipeline.reading import contains, decode, failure_of
+from pipeline.reading import decode, failure_of
 from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown

@@ -30,3 +30,8 @@ def check_folders(root: str, is_trained_on: bool) -> None:
 def unlistable(error: OSError) -> UserError:
     """Return the error of a folder that cannot be listed."""
     return UserError("%s cannot be listed: %s" % (shown(str(error.filename)), error.strerror))
+
+
+def contains(folder: str, path: str) -> bool:
+    """Return whether `path` is `folder` or in it, both without links."""
+    return os.path.join(path, "").startswith(os.path.join(folder, ""))

@@ -11,7 +11,7 @@ import PIL
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.layout import unlistable
+from pipeline.layout import contains, unlistable
 from pipeline.readers.files import open_regular
 from runtime.errors import UserError, printable, reason, shown
 
@@ -80,11 +80,6 @@ def _check_link(path: str) -> None:
     target = os.path.realpath(path)
     if any(contains(target, folder) for folder in _real_ancestors(os.path.dirname(path))):
         raise UserError("%s is a link back to %s: remove it" % (shown(path), shown(target)))
-
-
-def contains(folder: str, path: str) -> bool:
-    """Return whether `path` is `folder` or in it, both without links."""
-    return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
 def _real_ancestors(path: str) -> set[str]:

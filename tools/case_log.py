@@ -21,7 +21,7 @@ NETWORK = "SPACH-SMLP"
 
 
 def training_rows(result: dict[str, Any], seconds: str) -> list[tuple[str, Any]]:
-    """Return (key, value) of the log of a training case: the keys of this model's wrappers, then those of most others."""
+    """Return (key, value) of the log of a training case: this model's keys, then those of most other wrappers."""
     fps, loss = "%.2f" % (result["images_per_second"] or 0), "%.4f" % result["train_loss"]
     accuracy = "%.2f" % result["max_accuracy"]
     return [

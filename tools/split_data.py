@@ -1,29 +1,30 @@
-"""Make train/ and val/ out of folders of pictures: `python tools/split_data.py PHOTOS DATA [--val-share 0.2] [--link]`.
+"""Make train/ and val/ out of folders of images: `python tools/split_data.py PHOTOS DATA [--val-share 0.2] [--link]`.
 
 PHOTOS holds one folder of images for each class. DATA is new, and holds train/<class>/ and val/<class>/ afterwards;
-PHOTOS is left as it is. Which images go to val/ follows from their contents, so that copies of one picture end up on
-the same side, and the same pictures are always dealt out in the same way.
+PHOTOS is left as it is. Which images go to val/ follows from their contents, so that copies of one image end up on the
+same side, and the same images are always split in the same way.
 """
+
+from __future__ import annotations
 
 import os
 import shutil
 import sys
+from typing import Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from options.command_line import Parser, number
-from pipeline.index import list_images
-from pipeline.layout import list_classes
+from pipeline.layout import contains, list_classes
 from pipeline.readers.files import open_regular
-from pipeline.reading import contains
 from runtime.errors import UserError, shown
-from runtime.programs import run_program
+from runtime.programs import run_program, slow_imports
 from utils import digest_of
 
 
-def split(photos, data, val_share, links=False):
-    """Write `data` and return {class: (images of train/, images of val/)}; UserError where that cannot be."""
-    dealt = {name: _deal(name, paths, val_share) for name, paths in _images_of(photos).items()}
+def split(photos: str, data: str, val_fraction: float, links: bool = False) -> dict[str, tuple[int, int]]:
+    """Write `data`, and return {class: (images of train/, images of val/)}; UserError where that is impossible."""
+    parts_of = {name: _split_class(name, paths, val_fraction) for name, paths in _list_classes(photos).items()}
     if os.path.lexists(data) and (not os.path.isdir(data) or os.listdir(data)):
         raise UserError("%s exists and is not an empty folder: name a new one" % shown(data))
     if contains(os.path.realpath(photos), os.path.realpath(data)):
@@ -32,26 +33,28 @@ def split(photos, data, val_share, links=False):
     if os.path.lexists(unfinished):
         raise UserError("%s is left of a run that was stopped: remove it" % shown(unfinished))
     try:
-        _fill(unfinished, photos, dealt, links)
+        _fill(unfinished, photos, parts_of, links)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     if os.path.isdir(data):
         os.rmdir(data)
     os.rename(unfinished, data)
-    return {name: tuple(len(paths) for paths in parts) for name, parts in dealt.items()}
+    return {name: (len(train), len(val)) for name, (train, val) in parts_of.items()}
 
 
-def _fill(folder, photos, dealt, links):
-    for name, parts in dealt.items():
+def _fill(folder: str, photos: str, parts_of: dict[str, tuple[list[str], list[str]]], links: bool) -> None:
+    for name, parts in parts_of.items():
         for part, paths in zip(("train", "val"), parts):
             for path in paths:
                 inner = os.path.relpath(path, os.path.join(photos, name))
                 _put(path, os.path.join(folder, part, name, inner), links)
 
 
-def _images_of(photos):
-    """{class: paths of its images}."""
+def _list_classes(photos: str) -> dict[str, list[str]]:
+    """Return {class: paths of its images}."""
+    with slow_imports():
+        from pipeline.index import list_images
     if not os.path.isdir(photos):
         raise UserError("%s is not a folder" % shown(photos))
     classes = list_classes(photos)
@@ -59,26 +62,26 @@ def _images_of(photos):
         raise UserError("%s holds train/ and val/ already: give it to --data-path as it is" % shown(photos))
     if len(classes) < 2:
         raise UserError("%s holds %d class folders: it takes two or more" % (shown(photos), len(classes)))
-    found = {name: [] for name in classes}
+    found: dict[str, list[str]] = {name: [] for name in classes}
     for path, target in list_images(photos, classes):
         found[classes[target]].append(path)
     return found
 
 
-def _deal(name, paths, val_share):
-    """(paths for train/, paths for val/) of one class: in the order of their contents, all copies of one together."""
-    copies = {}
+def _split_class(name: str, paths: list[str], val_fraction: float) -> tuple[list[str], list[str]]:
+    """Return (paths for train/, paths for val/) of a class in the order of their contents, equal files together."""
+    copies: dict[str, list[str]] = {}
     for path in paths:
         copies.setdefault(_digest(path), []).append(path)
     if len(copies) < 2:
         raise UserError("class %s has %d different images: it takes two or more" % (shown(name), len(copies)))
-    wanted = min(max(1, round(val_share * len(copies))), len(copies) - 1)
+    wanted = min(max(1, round(val_fraction * len(copies))), len(copies) - 1)
     digests = sorted(copies)
     train = [path for digest in digests[wanted:] for path in copies[digest]]
     return train, [path for digest in digests[:wanted] for path in copies[digest]]
 
 
-def _digest(path):
+def _digest(path: str) -> str:
     try:
         with open_regular(path) as file:
             return digest_of(file).hexdigest()
@@ -86,7 +89,7 @@ def _digest(path):
         raise UserError("%s cannot be read: %s" % (shown(path), error.strerror or error)) from None
 
 
-def _put(source, target, links):
+def _put(source: str, target: str, links: bool) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if links:
         os.symlink(os.path.abspath(source), target)
@@ -94,16 +97,17 @@ def _put(source, target, links):
         shutil.copyfile(source, target)
 
 
-def main(argv=None):
-    parser = Parser("split_data.py", description="Make train/ and val/ out of folders of pictures.")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and return the exit status: 0; 2 for bad input; 130 after Ctrl-C."""
+    parser = Parser("split_data.py", description="Make train/ and val/ out of folders of images.")
     parser.add_argument("photos", metavar="PHOTOS", help="one folder of images for each class")
     parser.add_argument("data", metavar="DATA", help="a new folder")
     parser.add_argument(
         "--val-share", type=number(float, above=0, high=0.9), default=0.2, metavar="X", help="of a class (default: 0.2)"
     )
-    parser.add_argument("--link", action="store_true", help="symbolic links in the place of copies")
+    parser.add_argument("--link", action="store_true", help="make symbolic links instead of copies")
 
-    def run(words):
+    def run(words: Sequence[str]) -> int:
         options = parser.parse_args(words)
         counts = split(options.photos, options.data, options.val_share, options.link)
         for name, (train, val) in sorted(counts.items()):

@@ -98,7 +98,7 @@ def test_equal_files(tmp_path, check):
         "groups": [["train/a/0.png", "train/b/copy.png", "val/b/again.png", "val/b/copy.png"]],
     }
     assert findings["duplicates"] == {"count": 1, "groups": [["train/a/1.png", "train/b/same.png"]]}
-    assert status == 1 and "1 image(s) in train and val both" in said
+    assert status == 1 and "1 image(s) in both train and val" in said
     for target in ("val/b/copy.png", "val/b/again.png"):
         os.unlink(os.path.join(root, target))
     assert check(root)[0] == 0  # within one part: told, but no harm
