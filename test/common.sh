@@ -79,7 +79,7 @@ read_options() {
     launcher+=("--nproc=$processes" "--node-rank=$node_rank")
     passed+=("--data-path=$data_path" "--output-dir=$output")
     if [ -n "$resume" ]; then passed+=("--resume=$resume"); fi
-    "$python" "$root/tools/launch.py" --check "$root/main.py" "${passed[@]}" || exit $?
+    "$python" "$root/tools/launch.py" --check "${launcher[@]}" "$root/main.py" "${passed[@]}" || exit $?
 }
 
 # choose_python: sets python, the interpreter of the variable PYTHON or else python3.
