@@ -54,7 +54,15 @@ def test_beside_modules_of_the_same_names(tmp_path):
     for name in ("utils", "models", "datasets", "results"):
         (tmp_path / (name + ".py")).write_text("MINE = True\n")
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-W", "error::UserWarning", "script.py", ROOT, str(tmp_path / "weights.pth"), "a.png"]
+    command = [
+        sys.executable,
+        "-W",
+        "error:Overwriting:UserWarning",
+        "script.py",
+        ROOT,
+        str(tmp_path / "weights.pth"),
+        "a.png",
+    ]
     environ = dict(os.environ, OMP_NUM_THREADS="1", TORCH_HOME=str(tmp_path / "hub"))
     done = subprocess.run(command, cwd=str(tmp_path), env=environ, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
