@@ -92,7 +92,7 @@ def test_numbers_need_a_place(words):
 
 def test_where_nothing_is_evaluated_it_says_so():
     words = ["--data-path=data", "--per-class", "--throughput", "--output-dir=out"]
-    assert parsing.warnings_of(parsing.parse(words)) == ["--per-class has no effect: --throughput looks at no classes"]
+    assert parsing.warnings_of(parsing.parse(words)) == ["--per-class has no effect: --throughput evaluates nothing"]
 
 
 @dataclass(frozen=True)
