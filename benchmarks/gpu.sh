@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is measured on one GPU, in about 10 minutes: bash benchmarks/gpu.sh [DIR]
+# Measure one GPU, in about 10 minutes: bash benchmarks/gpu.sh [DIR]
 # JSON files and charts go to DIR/<name of the card> (default: benchmarks/results), which is meant to be committed.
 set -euo pipefail
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."

@@ -16,7 +16,7 @@ QUIET += ["--disable-background-networking", "--disable-component-update", "--ho
 
 
 def shown(path, profile):
-    """The Page that the browser has made of a file."""
+    """Return the Page that the browser makes of a file."""
     words = QUIET + ["--user-data-dir=" + str(profile), "--dump-dom", "file://" + str(path)]
     done = subprocess.run([BROWSER] + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120)
     assert done.returncode == 0

@@ -34,9 +34,9 @@ def test_a_real_run(run_report, small, tmp_path):
     out = tmp_path / "out"
     assert small("--output-dir=%s" % out, "--per-class") == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    status, said, errors = run_report(out)
+    status, output, errors = run_report(out)
     assert (status, errors) == (0, "")
-    assert said[-len("report.html\n") :] == "report.html\n" and "wrote %s" % (out / "curves.png") in said
+    assert output[-len("report.html\n") :] == "report.html\n" and "wrote %s" % (out / "curves.png") in output
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.name in before} == before
     page = page_of(out)
     for line in (out / "log.txt").read_text().splitlines():
@@ -93,7 +93,7 @@ def test_hostile_names_are_text(run_report, tmp_path):
         ("evaluation.json", "nul", "evaluation.json is damaged"),
     ],
 )
-def test_what_is_damaged_is_said_and_the_rest_is_shown(run_report, tmp_path, name, content, note):
+def test_damage_is_reported_and_the_rest_is_shown(run_report, tmp_path, name, content, note):
     folder = tmp_path / "run"
     write_run(folder)
     (folder / name).write_text(content)
@@ -111,8 +111,8 @@ def test_odd_values_are_no_failure(run_report, tmp_path):
     rows = [{"epoch": 0, "train_loss": "x", "test_acc1": None, "seconds": 10**400}, {"epoch": 3, "train_lr": [1]}]
     rows += [{"epoch": 4, "test_acc1": float("inf"), "train_loss": True, "train_images_skipped": 2}]
     (folder / "log.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = {"epochs": {}, "training_seconds": "long", "status": [], "images_per_second": 10**400, "classes": [None]}
-    (folder / "summary.json").write_text(json.dumps(told))
+    summary = {"epochs": {}, "training_seconds": "long", "status": [], "images_per_second": 10**400, "classes": [None]}
+    (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.yaml").write_text("lr: 0x%s\nseed: [1, {}]\n" % (9000 * "f"))
     found = evaluation(["cat", "dog"])
     found["per_class"][0]["images"] = found["confusion"][0][1] = float("inf")
@@ -142,8 +142,8 @@ def test_what_is_no_run_is_refused(run_report, tmp_path):
         ([run, run], "--output is missing"),
         ([run, "--output", os.path.join(run, "log.txt")], "log.txt cannot be written to"),
     ):
-        status, said, errors = run_report(*words)
-        assert (status, said) == (2, "") and message in errors and len(errors.splitlines()) == 1
+        status, output, errors = run_report(*words)
+        assert (status, output) == (2, "") and message in errors and len(errors.splitlines()) == 1
     assert not list((tmp_path / "empty").iterdir())
 
 
