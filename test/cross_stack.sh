@@ -29,6 +29,6 @@ for writer in "$@"; do
         cp -r "$work/written" "$work/copy"
         run "$reader" --epochs=2 "--output-dir=$work/copy" >/dev/null
         rm -rf "$work/copy"
-        echo "a checkpoint of $writer evaluates and goes on under $reader"
+        echo "a checkpoint of $writer is evaluated and resumed under $reader"
     done
 done

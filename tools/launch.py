@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Sequence
+from typing import NoReturn, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -24,7 +24,7 @@ from options import parsing
 from runtime.errors import UserError
 from runtime.programs import run_program
 
-GRACE_SECONDS = 3  # for processes that fail for the same reason to say so
+GRACE_SECONDS = 3  # for processes that fail for the same reason to report it
 KILL_SECONDS = 10
 DEFAULT_PORT = "29500"  # of torchrun
 
@@ -51,23 +51,35 @@ def run(argv: Sequence[str]) -> int:
     return _wait(processes, options.node_rank * options.nproc)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises UserError instead of printing its usage; the program's own options pass unchanged, unlike in Parser."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("launch.py", allow_abbrev=False, description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="check the options of main.py, and start nothing")
-    parser.add_argument("--nproc", type=int, default=1)
-    parser.add_argument("--nnodes", default="1")
-    parser.add_argument("--node-rank", default="0")
-    parser.add_argument("--master-addr")
-    parser.add_argument("--master-port")
-    parser.add_argument("program")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    parser = _Parser("launch.py", allow_abbrev=False, description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--check", action="store_true", help="check these options and those of main.py, and start nothing")
+    add("--nproc", type=int, default=1, metavar="N", help="processes of this machine (default: 1)")
+    add("--nnodes", default="1", metavar="N", help="machines (default: 1)")
+    add("--node-rank", default="0", metavar="RANK", help="number of this machine, from 0 (default: 0)")
+    add("--master-addr", metavar="HOST", help="the machine whose rank is 0; several machines need it")
+    text = "a free port of that machine (default: the variable MASTER_PORT, or any on one machine, else %s)"
+    add("--master-port", metavar="PORT", help=text % DEFAULT_PORT)
+    add("program", metavar="PROGRAM", help="a Python file, for example main.py")
+    add("arguments", nargs=argparse.REMAINDER, metavar="OPTION", help="its options")
     options = parser.parse_args(argv)
     if options.nproc < 1:
         raise UserError("--nproc %d: at least one process is needed" % options.nproc)
     try:
         options.nnodes = _number("NNODES", "--nnodes", options.nnodes, 1, 10**5)
         options.node_rank = _number("NODE_RANK", "--node-rank", options.node_rank, 0, options.nnodes - 1)
-        options.port = _meeting_port(options) if options.nnodes > 1 else _free_port(_wanted_port(options, "0"))
+        if options.nnodes > 1:
+            options.port = _meeting_port(options)
+        elif not options.check:
+            options.port = _free_port(_wanted_port(options, "0"))
     except ValueError as error:
         raise UserError(str(error)) from None
     return options

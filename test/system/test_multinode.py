@@ -128,6 +128,7 @@ def launch(*words, **environ):
 @pytest.mark.parametrize(
     "words, message",
     [
+        (["--nporc=2"], "unrecognized arguments: --nporc=2"),
         (["--nnodes="], "NNODES (--nnodes) must be a number from 1 to 100000, it is ''"),
         (["--nnodes=2", "--node-rank="], "NODE_RANK (--node-rank) must be a number from 0 to 1, it is ''"),
         (["--nnodes=2", "--node-rank=2"], "NODE_RANK (--node-rank) must be a number from 0 to 1, it is '2'"),
@@ -154,6 +155,13 @@ def test_a_port_that_is_taken_is_refused_on_the_first_machine():
         port = other.getsockname()[1]
         status, err = launch("--nnodes=2", "--node-rank=0", "--master-addr=h", os.devnull, MASTER_PORT=str(port))
         assert status == 2 and "MASTER_PORT %d (--master-port) cannot be used" % port in err
+
+
+def test_a_check_of_the_options_takes_no_port():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen(1)
+        assert launch("--check", "main.py", MASTER_PORT=str(other.getsockname()[1])) == (0, "")
 
 
 def test_the_ranks_of_the_third_machine(tmp_path):
