@@ -13,7 +13,7 @@ use_environment() {
             echo "[Error] PYTHON=$PYTHON is no interpreter: name one, or leave it out" >&2
             exit 2
         fi
-        if ! "$PYTHON" -c "import $modules"; then
+        if ! "$PYTHON" -c "import $modules" 2>/dev/null; then
             echo "[Error] PYTHON=$PYTHON lacks a package: run $PYTHON -m pip install -r $root/$requirements" >&2
             exit 1
         fi
@@ -43,7 +43,7 @@ make_environment() {
     fi
     echo "Installing into $folder: about 6 GB with the newest torch, which takes some minutes"
     if [ -t 1 ]; then quiet=(); fi # pip shows its progress
-    if ! "$PYTHON" -m pip install "${quiet[@]}" --disable-pip-version-check "$@" ||
+    if ! "$PYTHON" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check "$@" ||
         ! "$PYTHON" -c "import $modules"; then
         echo "[Error] The installation failed: check network and disk space, and run the same command again" >&2
         exit 1
