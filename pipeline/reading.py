@@ -19,6 +19,8 @@ from runtime.errors import UserError, printable, reason, shown
 # None of it changes the pixels that come out; a picture that is too large to decode is an error of its own.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# torchvision 0.9 to 0.12 warns of Pillow's numbers for interpolation, which every torchvision takes.
+warnings.filterwarnings("ignore", message="Argument interpolation should be of type InterpolationMode")
 try:  # Pillow's libtiff writes lines about "tempfile.tif" on stderr, beside the exception that follows
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 except (AttributeError, OSError):  # Pillow without libtiff, or one that hides it

@@ -1,8 +1,8 @@
 """Is a data set fit for training? `python tools/check_data.py DATA [--input-size N] [--num-workers N] [--json FILE]`
 
-Decodes every image of DATA/train and DATA/val as a training would, and changes nothing. It reports files that cannot
-be read, of equal files (in train/ and val/ both: a leak), of classes that are empty, or in one of the two alone, of
-sizes and modes, and of files that are no images. Exit status 0: fit; 1: something would harm a training; 2: wrong use.
+Decodes every image of DATA/train and DATA/val as a training would, and changes nothing. It reports unreadable files,
+equal files (in both train/ and val/: a leak), classes that are empty or in only one of the two, sizes and modes, and
+files that are not images. Exit status 0: fit; 1: something would harm a training; 2: wrong use.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 import ast
 import json
 import os
+import pathlib
 
 import pytest
 from paths import ROOT
 
 SIMULATOR = os.path.join(ROOT, "test", "simulated_npu", "torch_npu")
+PACKAGES = ["benchmarks", "checkpoints", "commands", "models", "options", "pipeline", "results", "runtime"]
+PACKAGES += ["tools", "training"]  # as in test_structure.py
 
 with open(os.path.join(ROOT, "test", "golden", "torch_npu_names.json"), encoding="utf-8") as recording:
     NAMES = json.load(recording)["names"]
@@ -19,10 +22,10 @@ def parsed(path):
 
 
 def project_files():
-    for folder in (ROOT, os.path.join(ROOT, "runtime"), os.path.join(ROOT, "models"), os.path.join(ROOT, "tools")):
-        for name in sorted(os.listdir(folder)):
-            if name.endswith(".py"):
-                yield os.path.join(folder, name)
+    """Yield every Python file of the project but its tests."""
+    for pattern in ["*.py"] + [name + "/**/*.py" for name in PACKAGES]:
+        for path in sorted(pathlib.Path(ROOT).glob(pattern)):
+            yield str(path)
 
 
 def name_of(node):
