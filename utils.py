@@ -9,13 +9,14 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import uuid
 from typing import Any, BinaryIO, Iterator
 
 from tqdm import tqdm
 
-from runtime.errors import UserError
+from runtime.errors import UserError, shown
 
 TEMPORARY = ".spach-smlp.%s.tmp"  # the files of `replacing`
 PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
@@ -167,6 +168,27 @@ def replacing(path: str, force: bool = True) -> Iterator[str]:
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """Yield the name of a folder, to be filled, which becomes `path` on exit; it is deleted on an error.
+
+    UserError where `path` is anything but an empty folder, or where a killed process has left such a name.
+    """
+    if os.path.lexists(path) and (not os.path.isdir(path) or os.listdir(path)):
+        raise UserError("%s exists and is not an empty folder: name a new one" % shown(path))
+    unfinished = path.rstrip(os.sep) + ".partial"
+    if os.path.lexists(unfinished):
+        raise UserError("%s is left of a run that was stopped: remove it" % shown(unfinished))
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    if os.path.isdir(path):
+        os.rmdir(path)
+    os.rename(unfinished, path)
 
 
 def remove_leftovers(folder: str) -> None:

@@ -70,7 +70,7 @@ def _status_of(name: str, error: BaseException, interrupted: str, memory_advice:
         if _is_first_of_its_machine():
             report(name, interrupted)
         return 130
-    if isinstance(error, BrokenPipeError) and _nobody_reads_stdout():
+    if isinstance(error, OSError) and _stdout_is_broken() and isinstance(error, BrokenPipeError):
         return 141
     _report_unexpected(name, error, memory_advice)
     return 1
@@ -84,13 +84,18 @@ def _what_is_saved(stop: Stopped) -> str:
     return "run the same command again to resume" if stop.is_saved else "nothing is saved, for want of --output-dir"
 
 
-def _nobody_reads_stdout() -> bool:
-    """Return whether stdout is a pipe without a reader; if so, keep Python from writing to it when it ends."""
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
-    is_broken = bool(poll.poll(0))
+def _stdout_is_broken() -> bool:
+    """Return whether stdout takes no more; if so, keep Python from writing to it, with a traceback, when it ends."""
+    try:
+        sys.stdout.flush()
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        is_broken = bool(poll.poll(0))  # a pipe without a reader
+    except OSError:
+        is_broken = True
     if is_broken:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError):  # it has no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return is_broken
 
 

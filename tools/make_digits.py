@@ -7,15 +7,15 @@ Every fifth image of a class goes to val/, the others to train/.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from typing import Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from options.command_line import FileParser
-from runtime.errors import UserError, shown
+from runtime.errors import shown
 from runtime.programs import run_program
+from utils import new_folder
 
 SIDE = 32
 
@@ -43,19 +43,8 @@ def run(argv: Sequence[str]) -> int:
     parser = FileParser("make_digits.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("folder", metavar="DIR", help="a new folder")
     folder = parser.parse_args(argv).folder
-    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise UserError("%s exists and is not an empty folder: name a new one" % shown(folder))
-    unfinished = folder.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set under its name
-    if os.path.lexists(unfinished):
-        raise UserError("%s is left of a run that was stopped: remove it" % shown(unfinished))
-    try:
+    with new_folder(folder) as unfinished:
         counts = write_digits(unfinished)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    if os.path.isdir(folder):
-        os.rmdir(folder)
-    os.rename(unfinished, folder)
     print("%s: %d training and %d validation images of 10 digits" % (shown(folder), counts["train"], counts["val"]))
     return 0
 

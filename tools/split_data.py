@@ -19,27 +19,17 @@ from pipeline.layout import contains, list_classes
 from pipeline.readers.files import open_regular
 from runtime.errors import UserError, shown
 from runtime.programs import run_program, slow_imports
-from utils import digest_of
+from utils import digest_of, new_folder
 
 
 def split(photos: str, data: str, val_fraction: float, links: bool = False) -> dict[str, tuple[int, int]]:
     """Write `data`, and return {class: (images of train/, images of val/)}; UserError where that is impossible."""
     parts_of = {name: _split_class(name, paths, val_fraction) for name, paths in _list_classes(photos).items()}
-    if os.path.lexists(data) and (not os.path.isdir(data) or os.listdir(data)):
-        raise UserError("%s exists and is not an empty folder: name a new one" % shown(data))
-    if contains(os.path.realpath(photos), os.path.realpath(data)):
-        raise UserError("%s lies in %s, which is left as it is: name a folder elsewhere" % (shown(data), shown(photos)))
-    unfinished = data.rstrip(os.sep) + ".partial"  # a stopped run leaves no half-written data set behind its name
-    if os.path.lexists(unfinished):
-        raise UserError("%s is left of a run that was stopped: remove it" % shown(unfinished))
-    try:
+    with new_folder(data) as unfinished:
+        if contains(os.path.realpath(photos), os.path.realpath(data)):
+            words = (shown(data), shown(photos))
+            raise UserError("%s lies in %s, which is left as it is: name a folder elsewhere" % words)
         _fill(unfinished, photos, parts_of, links)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    if os.path.isdir(data):
-        os.rmdir(data)
-    os.rename(unfinished, data)
     return {name: (len(train), len(val)) for name, (train, val) in parts_of.items()}
 
 

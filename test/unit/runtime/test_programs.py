@@ -1,6 +1,7 @@
 """runtime/programs.py: how a program ends, and what it reports."""
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -130,6 +131,14 @@ def test_nobody_reads_stdout():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_behind_stdout():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", PROGRAM % ROOT, "prints"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1 and done.stderr == b"x.py: failed: [Errno 28] No space left on device\n"
 
 
 def test_the_handler_of_ctrl_c_is_put_back():
