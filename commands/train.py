@@ -169,6 +169,13 @@ def evaluate_once(options: Options, run: Run, loaders: Loaders) -> None:
         return
     per_class = summary_of(counts, loaders)
     log_per_class(run, per_class)
+    write_results(options, run, result, ema_result, per_class)
+
+
+def write_results(
+    options: Options, run: Run, result: EvalResult, ema_result: EvalResult | None, per_class: dict[str, Any]
+) -> None:
+    """Write the results of an evaluation to `--eval-json` and, with those of each class, to the output folder."""
     ema_metrics = ema_result.metrics() if ema_result else {}
     folder.write_evaluation(options, run.ranks.world_size, result.as_dict(), ema_metrics, per_class)
 
@@ -184,10 +191,8 @@ def write_per_class(
     """Write the results of the best weights for each class, with `--per-class`; a failure does not end the run."""
     if not options.per_class:
         return
-    ema_metrics = ema_result.metrics() if ema_result else {}
-    per_class = summary_of(counts, loaders)
     try:
-        folder.write_evaluation(options, run.ranks.world_size, result.as_dict(), ema_metrics, per_class)
+        write_results(options, run, result, ema_result, summary_of(counts, loaders))
     except UserError as error:
         run.logger.error("%s", error)
 
