@@ -9,7 +9,7 @@ digits=$root/data/digits
 options=("--data_path=$digits" "--config=$root/configs/digits.yaml" "$@")
 read_options 1 "${options[@]}"
 
-echo "The digits and the checkpoints take about 1 GB in $root"
+echo "The digits and the checkpoints take 0.7 GB in $root"
 use_environment torch,torchvision,timm,yaml,tqdm,sklearn requirements.txt
 if [ ! -d "$digits" ]; then
     "$PYTHON" "$root/tools/make_digits.py" "$digits"
