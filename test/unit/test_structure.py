@@ -55,6 +55,12 @@ def room_of(path):
     return path.split("/")[0] if "/" in path else path[: -len(".py")]
 
 
+def test_no_two_files_of_tests_share_a_name():
+    """pytest runs test/unit and test/simulated_npu in one process, where the second of two would not be imported."""
+    names = [path.split("/")[-1] for path in files_of("test", "**", "test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_file_has_a_row():
     assert {room_of(path) for path in files_of("*.py") + files_of("*", "*.py")} - {"test", "data"} == set(ROW_OF)
 
