@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Sequence
@@ -22,7 +21,7 @@ from options.command_line import FileParser, number
 from runtime.errors import UserError, printable, shown
 from runtime.names import DEVICE_KINDS, TOKEN_LAYOUTS
 from runtime.programs import report, run_program, slow_imports
-from utils import check_target, replacing
+from utils import check_target, replacing, to_json
 
 if TYPE_CHECKING:
     from commands.classify import Classifier, Prediction
@@ -158,7 +157,7 @@ def writer_for(options: argparse.Namespace, count: int) -> Callable[[Prediction]
 def write_json(prediction: Prediction) -> None:
     """Write {"path", "top": [{"class", "probability"}], "error"} as one line; one of the last two is null."""
     top: Any = prediction.top and [{"class": name, "probability": value} for name, value in prediction.top]
-    sys.stdout.write(json.dumps({"path": prediction.path, "top": top, "error": prediction.error}) + "\n")
+    sys.stdout.write(to_json({"path": prediction.path, "top": top, "error": prediction.error}) + "\n")
 
 
 def write_line(prediction: Prediction) -> None:

@@ -7,9 +7,11 @@ import datetime
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
+import stat
 import sys
 import uuid
 from typing import Any, BinaryIO, Iterator
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from runtime.errors import UserError, shown
 
 TEMPORARY = ".spach-smlp.%s.tmp"  # the files of `replacing`
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 PREFIX = "[%(asctime)s %(name)s] (%(filename)s %(lineno)d): %(levelname)s %(message)s"
 
 # Values of `extra` for a logger's methods; a line without them is written everywhere.
@@ -109,6 +112,54 @@ def _add_handler(handler: logging.Handler, formatter: logging.Formatter, hides: 
     logging.getLogger().addHandler(handler)
 
 
+def open_regular(path: str) -> BinaryIO:
+    """Open a regular file for reading; OSError at once for anything else: the other end of a pipe may never come."""
+    handle = os.open(path, os.O_RDONLY | _AT_ONCE)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError("not a regular file")
+        if hasattr(os, "O_NONBLOCK"):
+            os.set_blocking(handle, True)  # a file system may have to fetch the file from slower storage first
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return `value` as valid JSON, with null for NaN and infinity, which JSON does not have."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text, with infinity for integers that have hundreds of digits.
+
+    ValueError for any text that is none, and for lists within lists without end.
+    """
+    try:
+        return json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError("lists within lists without end") from None
+
+
+_MOST_DIGITS = 300  # of an integer: Python takes minutes for millions of them, or refuses
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
+
+
 def write_text(path: str, text: str) -> None:
     """Replace the file `path` by `text` atomically; the message of an OSError names the file."""
     try:
@@ -120,7 +171,7 @@ def write_text(path: str, text: str) -> None:
 
 def write_json(path: str, value: Any) -> None:
     """Replace the file `path` by `value` as JSON."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
 
 
 def append_missing_rows(path: str, rows: list[dict[str, Any]]) -> None:
@@ -131,10 +182,10 @@ def append_missing_rows(path: str, rows: list[dict[str, Any]]) -> None:
             lines = file.read().splitlines()
     for line in lines:
         try:
-            known.add(json.loads(line)["epoch"])
+            known.add(parse_json(line)["epoch"])
         except (ValueError, KeyError, TypeError):
             continue  # an incomplete line, of a machine that crashed: kept, but not counted
-    lines += [json.dumps(row) for row in rows if row["epoch"] not in known]
+    lines += [to_json(row) for row in rows if row["epoch"] not in known]
     write_text(path, "".join(line + "\n" for line in lines))
 
 

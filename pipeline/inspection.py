@@ -10,12 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pipeline.batches import means_a_lost_process
-from pipeline.readers.files import open_regular
 from pipeline.reading import BoundedResize, failure_of, open_image
 from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError, reason
 from runtime.signals import ignore_stop_signals
-from utils import digest_of
+from utils import digest_of, open_regular
 
 MOST_NAMED = 1000  # files of a kind that are named; all are counted
 _BATCH = 32

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline.layout import contains, unlistable
-from pipeline.readers.files import open_regular
 from runtime.errors import UserError, printable, reason, shown
+from utils import open_regular
 
 # Pillow warns of palettes with transparency, odd EXIF data and large pictures, in every loader process, naming no file.
 # None of it changes the pixels that come out; a picture that is too large to decode is an error of its own.

@@ -16,10 +16,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from options.command_line import Parser, number
 from pipeline.layout import contains, list_classes
-from pipeline.readers.files import open_regular
 from runtime.errors import UserError, shown
 from runtime.programs import run_program, slow_imports
-from utils import digest_of, new_folder
+from utils import digest_of, new_folder, open_regular
 
 
 def split(photos: str, data: str, val_fraction: float, links: bool = False) -> dict[str, tuple[int, int]]:

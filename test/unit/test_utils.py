@@ -1,8 +1,9 @@
-"""Files written atomically, and digests of files."""
+"""Files written atomically, valid JSON, and digests of files."""
 
 import errno
 import hashlib
 import io
+import json
 import os
 
 import pytest
@@ -53,3 +54,25 @@ def test_a_digest_is_of_the_whole_file():
     assert utils.digest_of(io.BytesIO(data)).hexdigest() == hashlib.sha256(data).hexdigest()
     short = utils.digest_of(io.BytesIO(data), hashlib.blake2b(digest_size=16)).digest()
     assert short == hashlib.blake2b(data, digest_size=16).digest()
+
+
+def test_json_holds_null_where_a_number_is_not_finite(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    value = {"loss": nan, "rows": [(1.5, -inf), {"a": inf}], "name": "NaN", 3: True}
+    path = str(tmp_path / "a.json")
+    utils.write_json(path, value)
+    with open(path) as file:
+        found = json.load(file, parse_constant=pytest.fail)
+    assert found == {"loss": None, "rows": [[1.5, None], {"a": None}], "name": "NaN", "3": True}
+    log = str(tmp_path / "log.txt")
+    utils.append_missing_rows(log, [{"epoch": 0, "test_loss": nan}, {"epoch": 1, "test_loss": 0.1}])
+    utils.append_missing_rows(log, [{"epoch": 1, "test_loss": nan}])
+    with open(log) as file:
+        assert file.read() == '{"epoch": 0, "test_loss": null}\n{"epoch": 1, "test_loss": 0.1}\n'
+
+
+def test_hostile_json_is_read_or_a_value_error():
+    assert utils.parse_json("[%s, -%s, 12]" % (9**200, "9" * 10**6)) == [9**200, -float("inf"), 12]
+    for text in ("[" * 10**5, '{"a":' * 10**5, "", "nul", "[1"):
+        with pytest.raises(ValueError):
+            utils.parse_json(text)

@@ -15,10 +15,10 @@ from PIL import Image
 import datasets
 from pipeline import fast_reading, reading
 from pipeline.batch_bytes import ToBytes
-from pipeline.readers.files import open_regular
 from runtime.compat import augment_operations
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
+from utils import open_regular
 
 try:
     fast_reading.check()

@@ -14,9 +14,9 @@ from permissions import nobody
 from pipeline import reading
 from pipeline.index import list_images
 from pipeline.layout import list_classes
-from pipeline.readers import files
 from pipeline.samplers import Position
 from runtime.errors import UserError
+from utils import open_regular
 
 pytestmark = pytest.mark.usefixtures("no_hang")
 GOOD, BAD = decodable(), undecodable()
@@ -86,7 +86,7 @@ def test_postscript_is_not_handed_to_ghostscript(tmp_path):
 
 def test_a_picture_is_read_without_haste(tmp_path):
     path = os.path.join(write(tmp_path, {"x.png": GOOD["dot.png"]}), "x.png")
-    with files.open_regular(path) as file:
+    with open_regular(path) as file:
         assert os.get_blocking(file.fileno()) and not os.get_inheritable(file.fileno())
 
 
