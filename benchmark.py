@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
+
 from benchmarks import arguments
 from options.command_line import Parser
 from runtime.errors import UserError, did_you_mean, reason

@@ -146,10 +146,10 @@ def throughput(run: Run, model: nn.Module, batches: EvalBatches, warm_up: int = 
             model(images)
         run.device.synchronize()
         run.logger.info("throughput averaged with %d times", repeats)
-        started = time.time()
+        started = time.perf_counter()
         for _ in range(repeats):
             model(images)
         run.device.synchronize()
-    images_per_second = repeats * len(images) / (time.time() - started)
+    images_per_second = repeats * len(images) / (time.perf_counter() - started)
     run.logger.info("batch_size %d throughput %.2f", len(images), images_per_second)
     return images_per_second

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
+
 from options.command_line import FileParser, number
 from runtime.errors import UserError, shown
 from runtime.names import DYNAMO_OPSET, EXPORT_FORMATS, TOKEN_LAYOUTS, TRACED_OPSET

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Sequence
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
 
 from options import parsing
 from runtime.errors import UserError, did_you_mean

@@ -17,6 +17,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
+
 from options.command_line import FileParser, number
 from runtime.errors import UserError, printable, shown
 from runtime.names import DEVICE_KINDS, TOKEN_LAYOUTS

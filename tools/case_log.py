@@ -11,7 +11,7 @@ import platform
 import sys
 from typing import Any, Sequence
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from options.command_line import FileParser
 from runtime.errors import UserError, reason, shown

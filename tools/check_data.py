@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Sequence
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from options.command_line import FileParser, number
 from pipeline.layout import contains, list_classes

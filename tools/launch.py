@@ -18,7 +18,7 @@ import sys
 import time
 from typing import NoReturn, Sequence
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from options import parsing
 from runtime.errors import UserError

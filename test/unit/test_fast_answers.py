@@ -47,6 +47,17 @@ def test_an_answer_does_not_wait_for_torch(words, status, tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
+@pytest.mark.parametrize(
+    "name", ["main.py", "predict.py", "export_onnx.py", "benchmark.py", *("tools/" + name for name in TOOLS)]
+)
+def test_a_program_finds_its_modules_where_python_leaves_its_folder_out(name, tmp_path):
+    """As python -P and PYTHONSAFEPATH=1 do; -I does so on every Python, here by a link in another folder."""
+    link = str(tmp_path / "link.py")
+    os.symlink(os.path.join(ROOT, name), link)
+    done = subprocess.run([sys.executable, "-I", link, "--help"], cwd=str(tmp_path), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def cpu_seconds(words, cwd):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, *words], cwd=str(cwd), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
