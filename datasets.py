@@ -20,6 +20,7 @@ from pipeline.reading import decode, failure_of
 from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
 from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown
+from runtime.open_files import too_many
 from runtime.seeding import position_seed, seed_host
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class ImageFolder(Dataset):
                     seed_host(position_seed("sample", *key))
                 return Sample(self.transform(image), target, bad_files)
             except Exception as error:  # decoders, and transforms of odd images, raise nearly anything
+                if too_many(error):  # no fault of the image
+                    raise
                 bad_files = bad_files or ["%s (%s)" % (self.reader.describe(name), failure_of(error))]
         return Sample(None, None, bad_files)
 

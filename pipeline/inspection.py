@@ -13,6 +13,7 @@ from pipeline.batches import means_a_lost_process
 from pipeline.reading import BoundedResize, failure_of, open_image
 from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError, reason
+from runtime.open_files import too_many
 from runtime.signals import ignore_stop_signals
 from utils import digest_of, open_regular
 
@@ -46,6 +47,8 @@ class ImageFiles(Dataset):
             if self.resize is not None:
                 self.resize.goal(width, height)
         except Exception as error:  # decoders raise nearly anything
+            if too_many(error):  # no fault of the image
+                raise
             return b"", 0, 0, "", failure_of(error)
         return digest, width, height, mode, ""
 

@@ -11,6 +11,8 @@ from typing import Mapping, MutableMapping
 from runtime.affinity import usable_cores
 from runtime.errors import UserError
 
+FIRST_SPECIAL_STEP = 0xFFFFFFF0  # from here on Slurm numbers the batch script and interactive shells, not srun's steps
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -66,12 +68,36 @@ def int_variable(
 
 def set_slurm_rendezvous(environ: MutableMapping[str, str]) -> None:
     """Set MASTER_ADDR and MASTER_PORT, which Slurm leaves unset, to the same values in all tasks of a job."""
-    if "SLURM_PROCID" not in environ or "RANK" in environ:
+    if not is_slurm(environ):
         return
     if "MASTER_ADDR" not in environ:
         nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_NODELIST") or ""
         environ["MASTER_ADDR"] = _first_host(nodes)
     environ.setdefault("MASTER_PORT", str(20000 + int_variable(environ, "SLURM_JOB_ID", 0, most=2**63) % 20000))
+
+
+def waiting_text(environ: Mapping[str, str], launch: Launch, address: str) -> str:
+    """Return what a process reports that waits for the others, and who should have started them."""
+    text = "rank %d waits for the other processes of %d at %s" % (launch.rank, launch.world_size, address)
+    if not is_slurm(environ):
+        return text
+    if is_outside_of_a_step(environ):
+        return text + (
+            "; Slurm starts one process a task only by srun, and this one was started without: write srun before "
+            "python in the batch script"
+        )
+    return text + ", which srun starts"
+
+
+def is_slurm(environ: Mapping[str, str]) -> bool:
+    """Return whether this process takes its rank from Slurm's variables."""
+    return "SLURM_PROCID" in environ and "RANK" not in environ
+
+
+def is_outside_of_a_step(environ: Mapping[str, str]) -> bool:
+    """Return whether Slurm started this process without srun: in a batch script, or in an interactive shell."""
+    step = environ.get("SLURM_STEP_ID", environ.get("SLURM_STEPID", ""))
+    return is_slurm(environ) and not (step.isdigit() and int(step) < FIRST_SPECIAL_STEP)
 
 
 def _first_host(nodes: str) -> str:

@@ -10,10 +10,17 @@ from typing import Any, Callable
 from torch import distributed
 
 from runtime.errors import RunError, UserError, reason
-from runtime.launch_environment import Launch, int_variable, set_slurm_rendezvous
+from runtime.launch_environment import (
+    Launch,
+    int_variable,
+    is_outside_of_a_step,
+    set_slurm_rendezvous,
+    waiting_text,
+)
 from runtime.rendezvous import agree_on_prefix
-from runtime.watchdog import deadline
+from runtime.watchdog import after, deadline
 
+QUIET_SECONDS = 10  # of waiting for the other processes before a line tells of it; they start within a few seconds
 EXTRA_SECONDS = 60  # the timeout of a collective comes after the watchdog's, which can name the rank
 
 
@@ -28,10 +35,27 @@ def connect(
     """Initialise the process group, wait for all ranks by `barrier`, and return the store that they share.
 
     UserError or RunError if they cannot connect. Where torch would wait longer than `timeout_s`, the process ends with
-    status 1 after `report(text)`.
+    status 1 after `report(text)`. A process that waits for some seconds reports that, too.
     """
     set_slurm_rendezvous(os.environ)
     _check_url(dist_url, launch.world_size)
+
+    def report_waiting() -> None:
+        if report:
+            report(waiting_text(os.environ, launch, _address(dist_url)))
+
+    with after(1 if is_outside_of_a_step(os.environ) else QUIET_SECONDS, report_waiting):
+        return _connect(launch, backend, dist_url, timeout_s, barrier, report)
+
+
+def _connect(
+    launch: Launch,
+    backend: str,
+    dist_url: str,
+    timeout_s: int,
+    barrier: Callable[[], None],
+    report: Callable[[str], object] | None,
+) -> Any:
     limit = datetime.timedelta(seconds=timeout_s)
 
     def report_timeout() -> None:

@@ -27,6 +27,7 @@ from runtime.errors import (
     out_of_memory,
     reason,
 )
+from runtime.open_files import raise_limit, too_many
 from runtime.signals import end_loader_processes, signal_name
 
 LAUNCHER_SECONDS = 5  # in which a launcher ends the processes that are left after one has failed
@@ -45,6 +46,7 @@ def run_program(
     141 for a stdout that nobody reads any more. `argv` defaults to the process's own; `memory_advice` ends
     the report of a lack of memory.
     """
+    raise_limit()
     try:
         status = run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -100,8 +102,10 @@ def _stdout_is_broken() -> bool:
 
 
 def _report_unexpected(name: str, error: BaseException, memory_advice: str) -> None:
-    """Report one line where memory, a peer or a file is at fault, otherwise the traceback."""
-    if lost_a_peer(error):
+    """Report one line where memory, the open files, a peer or a file is at fault, otherwise the traceback."""
+    if too_many(error):
+        report(name, "failed: too many open files: raise the limit (ulimit -n), or lower --num-workers")
+    elif lost_a_peer(error):
         time.sleep(LAUNCHER_SECONDS)  # the launcher ends this process meanwhile; the rank that failed reports why
         report(name, "failed: another process of the run is gone (%s)" % _first_line(error))
     elif out_of_memory(error):

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Tuple, Union
+from typing import Any, Callable, ContextManager, Iterator, List, Tuple, Union
 
 NO_ANSWER = "no answer"  # from rank 0's process, which serves the store
 Position = Tuple[int, int, int]  # (epoch, step, collectives that the rank has entered in the step)
@@ -16,20 +16,25 @@ Reading = Union[List[Tuple[int, Position]], str, bool, None]
 
 
 @contextlib.contextmanager
-def deadline(seconds: float, report_timeout: Callable[[], None]) -> Iterator[None]:
-    """End this process with status 1, after `report_timeout()`, unless the context ends within `seconds`."""
-
-    def end() -> None:
-        report_timeout()
-        _end_process()
-
-    timer = threading.Timer(seconds, end)
+def after(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+    """Call `act` in a thread unless the context ends within `seconds`."""
+    timer = threading.Timer(seconds, act)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def deadline(seconds: float, report_timeout: Callable[[], None]) -> ContextManager[None]:
+    """End this process with status 1, after `report_timeout()`, unless the context ends within `seconds`."""
+
+    def end() -> None:
+        report_timeout()
+        _end_process()
+
+    return after(seconds, end)
 
 
 def _end_process() -> None:

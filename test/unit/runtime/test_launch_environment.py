@@ -3,7 +3,7 @@
 import pytest
 
 from runtime.errors import UserError
-from runtime.launch_environment import Launch, read_launch
+from runtime.launch_environment import Launch, is_outside_of_a_step, read_launch
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,19 @@ def test_launchers(environ, option, want):
 def test_broken_launchers(environ):
     with pytest.raises(UserError):
         read_launch(environ)
+
+
+@pytest.mark.parametrize(
+    "environ, outside",
+    [
+        ({"SLURM_PROCID": "0"}, True),  # a batch script
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "4294967290"}, True),  # an interactive shell
+        ({"SLURM_PROCID": "0", "SLURM_STEPID": "4294967291"}, True),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}, False),
+        ({"SLURM_PROCID": "1", "SLURM_STEPID": "3"}, False),
+        ({"SLURM_PROCID": "0", "RANK": "0"}, False),  # torchrun in a batch script
+        ({}, False),
+    ],
+)
+def test_who_was_started_without_srun(environ, outside):
+    assert is_outside_of_a_step(environ) == outside

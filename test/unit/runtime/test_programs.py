@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def stopped(number, is_saved):
         (KeyboardInterrupt(), 130, "interrupted; all is well"),
         (OSError(28, "No space left on device", "a.pth"), 1, "failed: [Errno 28] No space left on device: 'a.pth'"),
         (RuntimeError("CUDA out of memory.\nTried"), 1, "failed: out of memory (CUDA out of memory. Tried): buy more"),
+        (
+            OSError(24, "Too many open files", "a.png"),
+            1,
+            "failed: too many open files: raise the limit (ulimit -n), or lower --num-workers",
+        ),
         (MemoryError(), 1, "failed: out of memory (MemoryError): buy more"),
         (UserError("line\nbreak"), 2, "error: line break"),
     ],
@@ -51,6 +57,22 @@ def test_other_errors_are_shown_with_their_traceback(capsys):
     assert run_program("x.py", raising(KeyError("strange")), []) == 1
     err = capsys.readouterr().err
     assert err.startswith("x.py: Traceback") and "KeyError: 'strange'" in err
+
+
+def test_a_program_raises_its_limit_of_open_files():
+    """The soft one, to the hard one, which only root may raise."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    seen = []
+
+    def run(argv):
+        seen.append(resource.getrlimit(resource.RLIMIT_NOFILE))
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        assert run_program("x.py", run, []) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert seen == [(before[1], before[1])]
 
 
 @pytest.mark.parametrize("returned, status", [(None, 0), (0, 0), (1, 1)])
