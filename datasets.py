@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Callable, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Mapping, NamedTuple, Sequence
 
 from torch.utils.data import Dataset
 
@@ -180,6 +180,17 @@ def _cache_of(options: Options) -> str:
             raise UserError("--index-cache %s lies among the images: name another folder" % shown(cache))
         return ""
     return cache
+
+
+def check_same_images(batches: Batches, path: str, checkpoint: Mapping[str, Any]) -> None:
+    """Raise UserError if the `checkpoint` in the file `path`, of within an epoch, was trained on other images."""
+    images = batches.dataset.images
+    recorded = checkpoint.get("train_images", images.fingerprint)
+    if list(recorded) != images.fingerprint:
+        raise UserError(
+            "%s stopped within an epoch over %d images; %s now holds %d, or others: restore them, or resume from the "
+            "end of an epoch, such as best.pth" % (path, recorded[0], shown(images.folder), len(images))
+        )
 
 
 def keep_indexes(options: Options, loaders: Loaders) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from runtime.compat import inference_mode
-from runtime.errors import RunError, Stopped
+from runtime.errors import PeerError, RunError, Stopped
 from runtime.signals import agreed_signal
 from training.metrics import Counts, EvalResult
 from training.progress import Progress
 from training.run import Run
-from training.steps import note_skipped, stop_unless_finite, take_gradients
+from training.steps import ReadError, agreed_batches, note_skipped, stop_unless_finite, take_gradients
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,13 +28,14 @@ def train_one_epoch(
     epoch: int,
     resume_state: dict[str, Any] | None = None,
     save_every: int = 0,
-    save: Callable[[dict[str, Any]], None] = lambda state: None,
+    save: Callable[[dict[str, Any], bool], None] = lambda state, is_last: None,
 ) -> dict[str, Any]:
     """Train `epoch` and return its statistics by their names in log.txt.
 
     `resume_state` is the {"step", "loss_sum", ...} of a checkpoint within this epoch. After every `save_every`
-    optimizer steps of the run, and when a signal stops it, `save(state)` is called with such a dictionary. All ranks
-    together raise NotFiniteError once a loss is not finite, and Stopped after a signal.
+    optimizer steps of the run, `save(state, is_last)` is called with such a dictionary; is_last is true where a signal,
+    or images that cannot be read, end the run. All ranks together raise NotFiniteError once a loss is not finite,
+    Stopped after a signal, and the loader's error or PeerError where a rank cannot read its images.
     """
     if resume_state and "stats" in resume_state:
         return resume_state["stats"]  # the run was stopped while it evaluated
@@ -43,37 +44,51 @@ def train_one_epoch(
     progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
     progress.restore(resume_state or {})
     progress.lr = run.learning_rate.set(epoch)
-    for step, parts in progress.watch(batches.epoch(epoch, first_step), batches.parts):
-        run.ranks.mark(epoch, step)
-        is_within = step + 1 < steps
-        save_now = is_within and bool(save_every) and (epoch * steps + step + 1) % save_every == 0
-        result = take_gradients(run, parts, epoch, step)
-        if result.is_skipped:
-            progress.skipped += 1
-            note_skipped(run, batches, epoch, step, result.losses)
-        else:
-            run.skipped_in_a_row = 0
-            progress.add(result.losses, result.images)
-        stop = 0
-        if save_now or progress.is_due(step) or (run.stop.number and run.ranks.world_size == 1):
-            stop = _agree(run, batches, epoch, step, progress)
-        if not result.is_skipped:
-            run.precision.step(run.optimizer, run.model.parameters(), run.clip_grad)
-            run.ema.update(run.bare_model, epoch * steps + step)
-        if is_within and (save_now or stop):
-            save(progress.state(step + 1))
-        if is_within and stop:
-            raise Stopped(stop)
+    done = first_step
+    source = agreed_batches(run, batches.epoch(epoch, first_step))
+    try:
+        for step, parts in progress.watch(source, batches.parts):
+            run.ranks.mark(epoch, step)
+            is_within = step + 1 < steps
+            save_now = is_within and bool(save_every) and (epoch * steps + step + 1) % save_every == 0
+            result = take_gradients(run, parts, epoch, step)
+            if result.is_skipped:
+                progress.skipped += 1
+                note_skipped(run, batches, epoch, step, result.losses)
+            else:
+                run.skipped_in_a_row = 0
+                progress.add(result.losses, result.images)
+            stop = 0
+            if save_now or progress.is_due(step) or (run.stop.number and run.ranks.world_size == 1):
+                stop = _agree(run, batches, epoch, step, progress)
+            if not result.is_skipped:
+                run.precision.step(run.optimizer, run.model.parameters(), run.clip_grad)
+                run.ema.update(run.bare_model, epoch * steps + step)
+            done = step + 1
+            if is_within and (save_now or stop):
+                save(_state(run, batches, progress, done), bool(stop))
+            if is_within and stop:
+                raise Stopped(stop)
+    except ReadError as failure:
+        if done > first_step:
+            _agree(run, batches, epoch, done - 1, progress)
+            save(_state(run, batches, progress, done), True)
+        raise failure.cause from None
     images_per_second = progress.log_summary(batches.batch_size, run.ranks.world_size)
     return {
         "train_loss": progress.mean_loss,
         "train_loss_median": progress.median_loss,
         "train_lr": progress.lr,
         "images_per_second": images_per_second,
-        "train_images_skipped": run.ranks.sum_int(batches.skipped),
+        "train_images_skipped": progress.images_skipped_before + run.ranks.sum_int(batches.skipped),
         "train_steps_skipped": progress.skipped,
-        "seconds": progress.seconds,
+        "seconds": progress.seconds_before + progress.seconds,
     }
+
+
+def _state(run: Run, batches: TrainBatches, progress: Progress, step: int) -> dict[str, Any]:
+    """Return the state of the epoch before `step`; all ranks must call this."""
+    return progress.state(step, progress.images_skipped_before + run.ranks.sum_int(batches.skipped))
 
 
 def _agree(run: Run, batches: TrainBatches, epoch: int, step: int, progress: Progress) -> int:
@@ -95,23 +110,31 @@ def _agree(run: Run, batches: TrainBatches, epoch: int, step: int, progress: Pro
 def evaluate(run: Run, model: nn.Module, batches: EvalBatches, counts: Counts | None = None) -> EvalResult:
     """Return the metrics of the bare `model`, with each image counted once.
 
-    Pass `counts` to keep them, for their confusion matrix. All ranks raise Stopped after a signal to any.
+    Pass `counts` to keep them, for their confusion matrix. All ranks raise Stopped after a signal to any, and the error
+    that ends the evaluation of a rank, or PeerError on the others.
     """
     model.eval()
     run.ranks.broadcast_buffers(model)
     if counts is None:
         counts = Counts(run.device.torch_device)
     compiled_size = batches.batch_size if run.is_compiled else None
-    for images, targets in batches:
-        run.ranks.tick()
-        if run.stop.number:
-            break
-        with run.precision.autocast():
-            logits = forward(model, images, run.device, compiled_size).float()
-        counts.update(logits, targets)
+    failure: Exception | None = None
+    try:
+        for images, targets in batches:
+            run.ranks.tick()
+            if run.stop.number:
+                break
+            with run.precision.autocast():
+                logits = forward(model, images, run.device, compiled_size).float()
+            counts.update(logits, targets)
+    except Exception as error:  # whatever it is, the other ranks would wait for this one
+        failure = error
     counts.add_skipped(batches.skipped)
     run.ranks.mark_waiting()
-    stop = agreed_signal(run.ranks.sum_list(run.stop.votes()))
+    *votes, failures = run.ranks.sum_list([*run.stop.votes(), float(failure is not None)])
+    if failures:
+        raise failure or PeerError("it cannot evaluate its images")
+    stop = agreed_signal(votes)
     if stop:
         raise Stopped(stop)
     if batches.is_sharded:

@@ -142,7 +142,7 @@ def rehearse(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
         return
     with run.stop:
         train = FirstSteps(loaders.train)
-        engine.train_one_epoch(run, train, record.next_epoch, save=lambda _: None)
+        engine.train_one_epoch(run, train, record.next_epoch, save=lambda state, is_last: None)
         train_pace = train.pace(run.ranks)
         val_pace = time_evaluation(run, loaders.val)
     memory = highest(run.ranks, [run.device.max_memory_mib() or 0.0, peak_resident_mib() or 0.0])

@@ -51,7 +51,10 @@ def main(options: Options) -> None:
     try:
         ranks.watch(report_line)
         plan = find_plan(options, ranks)
-        loaders = datasets.build_loaders(options, ranks, (plan.loaded or {}).get("classes"))
+        loaded = plan.loaded or {}
+        loaders = datasets.build_loaders(options, ranks, loaded.get("classes"))
+        if plan.is_within_epoch and options.trains:
+            datasets.check_same_images(loaders.train, str(plan.path), loaded)
         run = build.build_run(options, ranks, logger, loaders.classes, plan)
         if not options.dry_run:
             begin(options, run, plan)
@@ -109,9 +112,7 @@ def train(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
         with tracked, run.stop:
             train_epochs(options, run, loaders, record, tracked)
     except Stopped as stop:
-        record.check_saved()
         stop.is_saved = bool(options.output_dir)
-        run.ranks.barrier()  # a launcher may end the others as soon as one has ended
         raise
     record.check_saved()
     if not record.write("complete"):
@@ -128,8 +129,11 @@ def train_epochs(options: Options, run: Run, loaders: Loaders, record: Record, t
     tracked.update(record.history)  # a tracker may be new to a resumed run
     for epoch in range(record.next_epoch, options.epochs):
 
-        def save(state: dict[str, Any], epoch: int = epoch) -> None:
+        def save(state: dict[str, Any], is_last: bool, epoch: int = epoch) -> None:
             record.save(epoch - 1, state)
+            if is_last:
+                record.check_saved()
+                run.ranks.barrier()  # a launcher may end the others as soon as one has ended
 
         resume_state = record.resume_state
         try:
@@ -140,8 +144,8 @@ def train_epochs(options: Options, run: Run, loaders: Loaders, record: Record, t
         counts = counts_for(options, run, loaders)
         try:
             result, ema_result = evaluate(run, loaders.val, counts)
-        except Stopped:
-            save({"step": len(loaders.train), "stats": stats})
+        except Exception:
+            save({"step": len(loaders.train), "stats": stats}, True)
             raise
         is_best = record.add(epoch, stats, result, ema_result)
         record.save(epoch, is_best=is_best)

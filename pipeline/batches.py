@@ -107,7 +107,7 @@ class Batches:
     def _count_bad(self, bad_files: list[str], count: int) -> None:
         if bad_files and not self.skip_bad:
             raise UserError(
-                "unreadable image: %s; repair or remove it, or pass --skip-bad-images" % bad_files[0], one_rank=True
+                "unreadable image: %s; repair or replace it, or pass --skip-bad-images" % bad_files[0], one_rank=True
             )
         if self.dataset.replace_bad and count < self.batch_size:  # ranks that take another number of steps would hang
             raise UserError(

@@ -71,6 +71,11 @@ class ImageIndex(collections.abc.Sequence):
     def __reduce__(self) -> Any:  # for loader processes that are not forked: the block once, not its parts too
         return ImageIndex, (self.block.view(numpy.ndarray), self.folder)
 
+    @property
+    def fingerprint(self) -> list[int]:
+        """The number of images, and a checksum of their names and classes."""
+        return [len(self), self.header["checksum"]]
+
     def empty_classes(self) -> list[int]:
         """Return the numbers of the classes without an image."""
         return numpy.flatnonzero(numpy.bincount(self.targets, minlength=len(self.classes)) == 0).tolist()

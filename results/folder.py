@@ -29,6 +29,12 @@ class Plan:
     renames_folder: bool = False  # whether the output folder holds another run and is renamed first
     has_best: bool = True  # whether the output folder has the best checkpoint that `loaded` refers to
 
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether the run begins within an epoch, some of whose images it has trained on."""
+        loaded = self.loaded or {}
+        return bool(loaded.get("step")) and "stats" not in (loaded.get("epoch_state") or {})
+
 
 def make_plan(options: Options, world_size: int = 1) -> Plan:
     """Return the Plan for `options`; this reads and writes nothing.

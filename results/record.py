@@ -75,6 +75,7 @@ class Record:
             "classes": len(loaders.classes),
             "epochs": options.epochs,
         }
+        self.train_images: list[int] = loaders.train.dataset.images.fingerprint
         token_layout = getattr(run.bare_model, "token_layout", options.token_layout)
         self.recorded_options = dict(options.as_dict(), token_layout=token_layout)
         self.history: list[dict[str, Any]] = list(loaded.get("history", []))
@@ -128,6 +129,7 @@ class Record:
             "history": self.history,
             "seconds": self.seconds,
             "classes": list(self.classes),
+            "train_images": self.train_images,
             "world_size": self.constants["virtual_ranks"],
             "args": self.recorded_options,
         }

@@ -102,6 +102,11 @@ class Ranks:
         votes = torch.tensor([int(flag)], dtype=torch.int64, device=self.device.torch_device)
         return bool(self.all_reduce(votes).item())
 
+    @property
+    def agrees_on_each_batch(self) -> bool:
+        """Whether the ranks can agree on each batch at no cost to speak of: not where steps are queued on a device."""
+        return self.world_size == 1 or not self.device.is_accelerator
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.any(False)

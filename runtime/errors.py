@@ -54,7 +54,9 @@ def failed_to_compile(error: BaseException) -> bool:
 
 
 def lost_a_peer(error: BaseException) -> bool:
-    """Return whether a collective raised `error` because another rank has died: that rank reports the cause."""
+    """Return whether `error` stands for another rank that has died or cannot continue: that rank reports the cause."""
+    if isinstance(error, PeerError):
+        return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_SIGNS)
 
 
@@ -82,6 +84,10 @@ class RunError(RuntimeError):
     def __init__(self, message: str, one_rank: bool = False) -> None:
         super().__init__(message)
         self.one_rank = one_rank
+
+
+class PeerError(RuntimeError):
+    """Another rank cannot continue, and reports why."""
 
 
 class NotFiniteError(RunError):

@@ -184,11 +184,23 @@ def load(options: Options, run: Run, plan: Plan) -> None:
     if (recorded.get("layer_decay", 1) == 1) != (options.layer_decay == 1):
         was = recorded.get("layer_decay", 1)
         raise UserError("%s holds the state of --layer-decay %s: pass it" % (plan.path, was))
-    for name in ("batch_size", "grad_accum_steps") if plan.loaded.get("step") else ():
-        if recorded.get(name, 1) != getattr(options, name):
-            was = "--%s %s" % (name.replace("_", "-"), recorded.get(name, 1))
-            raise UserError("%s stopped within an epoch: resume with its %s" % (plan.path, was))
+    if plan.is_within_epoch:
+        _check_order(plan.path, recorded, options)
     loading.load_into(plan.path, run, plan.loaded)
+
+
+def _check_order(path: str, recorded: Mapping[str, Any], options: Options) -> None:
+    """Raise UserError if the rest of an epoch would have other images, or the same in another order."""
+    for name in ("batch_size", "grad_accum_steps", "seed", "repeated_aug"):
+        now = getattr(options, name)
+        was = recorded.get(name, 1 if name == "grad_accum_steps" else now)
+        if was == now:
+            continue
+        flag = "--" + name.replace("_", "-")
+        words = "%s %s" % (flag, was)
+        if isinstance(was, bool):
+            words = flag if was else "--no" + flag[1:]
+        raise UserError("%s stopped within an epoch: resume with its %s" % (path, words))
 
 
 def _check_recorded(path: str | None, recorded: Mapping[str, Any], options: Options, names: Sequence[str]) -> None:

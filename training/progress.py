@@ -54,24 +54,36 @@ class Progress:
         self.timed_images, self.seconds, self.timed_seconds = 0, 0.0, 0.0
         self.looped_seconds = 0.0
         self.lr = 0.0  # shown in the lines
+        self.started, self.seconds_before = 0.0, 0.0  # the latter: of this epoch, before a resume
+        self.images_skipped_before = 0
 
     def restore(self, resume_state: dict[str, Any]) -> None:
-        """Continue from a `state` within this epoch."""
+        """Continue from a `state` within this epoch; an older checkpoint has less of it."""
         self.loss_sum = resume_state.get("loss_sum", 0.0)
         self.loss_count = resume_state.get("loss_count", resume_state.get("step", 0))
         self.skipped = resume_state.get("skipped", 0)
+        self.recent_losses.extend(resume_state.get("recent_losses", []))
+        self.images_skipped_before = resume_state.get("images_skipped", 0)
+        self.seconds_before = resume_state.get("seconds", 0.0)
 
-    def state(self, step: int) -> dict[str, Any]:
-        """Return what `restore` needs to continue at `step`."""
-        sums = {"loss_sum": self.loss_sum, "loss_count": self.loss_count, "skipped": self.skipped}
-        return dict(sums, step=step)
+    def state(self, step: int, images_skipped: int) -> dict[str, Any]:
+        """Return what `restore` needs to continue at `step`; `images_skipped` is the number in the epoch so far."""
+        return {
+            "step": step,
+            "loss_sum": self.loss_sum,
+            "loss_count": self.loss_count,
+            "recent_losses": list(self.recent_losses),
+            "skipped": self.skipped,
+            "images_skipped": images_skipped,
+            "seconds": self.seconds_before + self.clock() - self.started,
+        }
 
     def watch(self, batches: Iterable[Any], parts: int = 1) -> Iterator[tuple[int, Iterator[Any]]]:
         """Yield (step, iterator over its `parts` batches) and time each step.
 
         A line is logged after every `print_freq` steps.
         """
-        started = timed_from = mark = self.clock()
+        self.started = timed_from = mark = self.clock()
         batches = iter(batches)
         for step, first in enumerate(batches, self.first_step):
             if step - self.first_step == UNTIMED_STEPS:
@@ -91,7 +103,7 @@ class Progress:
             mark = self.clock()
         self.device.synchronize()
         ended = self.clock()
-        self.seconds, self.timed_seconds = ended - started, ended - timed_from
+        self.seconds, self.timed_seconds = ended - self.started, ended - timed_from
         if self.bar is not None:
             self.bar.close()
 

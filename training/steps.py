@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, Sequence
 
 import torch
 
-from runtime.errors import NotFiniteError, RunError
+from runtime.errors import NotFiniteError, PeerError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,36 @@ if TYPE_CHECKING:
     from training.run import Run
 
 MOST_SKIPS = 25  # steps skipped in a row before the run ends
+
+
+class ReadError(Exception):
+    """A batch could not be read on this rank, by `cause`, or on another; no rank has begun to use it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def agreed_batches(run: Run, batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield `batches`; all ranks raise ReadError together where one cannot read its next batch.
+
+    Where the ranks cannot agree, this rank alone raises what its loader raised.
+    """
+    if not run.ranks.agrees_on_each_batch:
+        yield from batches
+        return
+    source, batch = iter(batches), None
+    while True:
+        failure: Exception | None = None
+        try:
+            batch = next(source, None)
+        except Exception as error:  # whatever it is, the others must not wait for this rank in the step's collectives
+            failure = error
+        if run.ranks.any(failure is not None):
+            raise ReadError(failure or PeerError("it cannot read its images")) from failure
+        if batch is None:
+            return
+        yield batch
 
 
 @dataclass
@@ -34,11 +64,21 @@ def take_gradients(run: Run, parts: Iterable[tuple[Tensor, Tensor]], epoch: int,
     There is a batch for each virtual rank of this process, repeated `run.grad_accum_steps` times. Each batch has its
     own mixup, randomness and batch statistics. Of each round only the first batch updates the running statistics, as
     only the first rank's count under DDP. With `run.skips_not_finite`, a step whose loss is not finite on any rank
-    leaves neither gradients nor statistics.
+    leaves neither gradients nor statistics. A ReadError leaves the statistics as they were.
     """
-    losses, images, kept = [], 0, None
-    before = _buffers(run) if run.skips_not_finite else None
-    positions, ranks = _positions(run, step), run.ranks.virtual_ranks
+    positions = _positions(run, step)
+    before = _buffers(run) if run.skips_not_finite or len(positions) > 1 else []
+    try:
+        return _accumulate(run, parts, epoch, positions, before)
+    except ReadError:
+        _restore(run, before)
+        raise
+
+
+def _accumulate(
+    run: Run, parts: Iterable[tuple[Tensor, Tensor]], epoch: int, positions: list[tuple[int, int]], before: list[Tensor]
+) -> StepResult:
+    losses, images, kept, ranks = [], 0, None, run.ranks.virtual_ranks
     for (number, rank), (inputs, targets) in zip(positions, parts):
         more_follow = (number, rank) != positions[-1]
         run.seed_step(epoch, number, rank)
@@ -48,7 +88,7 @@ def take_gradients(run: Run, parts: Iterable[tuple[Tensor, Tensor]], epoch: int,
             with run.precision.autocast():
                 loss = run.criterion(inputs, run.model(inputs), targets)
             losses.append(loss.detach())
-            if before is not None and run.ranks.any(not math.isfinite(loss.item())):
+            if run.skips_not_finite and run.ranks.any(not math.isfinite(loss.item())):
                 _restore(run, before)
                 run.optimizer.zero_grad()
                 return StepResult(torch.stack(losses), 0, True)

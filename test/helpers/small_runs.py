@@ -63,3 +63,15 @@ def log_of(folder):
     """Return the rows of a run's log.txt."""
     with open(os.path.join(str(folder), "log.txt")) as file:
         return [json.loads(line) for line in file]
+
+
+def assert_same_result(folder, reference):
+    """Check for the weights, EMA, best checkpoint and rows of an undisturbed run; only times may differ."""
+    assert_same_weights(folder, reference)
+    assert_same_weights(folder, reference, store.BEST)
+    here, there = (loading.load(os.path.join(path, store.LATEST)) for path in (folder, reference))
+    for name in ("epoch", "max_accuracy", "best_epoch"):
+        assert here[name] == there[name], name
+    times = dict.fromkeys(("seconds", "images_per_second"))
+    first, second = ([dict(row, **times) for row in log_of(path)] for path in (folder, reference))
+    assert first == second

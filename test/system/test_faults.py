@@ -14,8 +14,8 @@ import pytest
 import torch
 from image_folders import write_images
 from processes import children_of, processes_of_session, wait_for
-from small_runs import assert_same_weights, log_of
-from warm_runs import OPTIONS, current_torch, run_main, start_main
+from small_runs import assert_same_result, log_of
+from warm_runs import current_torch, run_main, start_main, words_for
 
 from checkpoints import loading, store
 
@@ -97,12 +97,6 @@ def mapped_inodes():
     return found
 
 
-def words_for(data, folder, *more):
-    """The command line of a run of 3 epochs; on 2 processes each has 6 steps."""
-    common = ["--data-path=" + data, "--output-dir=" + str(folder), "--epochs=3", "--print-freq=2"]
-    return common + OPTIONS + list(more)
-
-
 def wait_for_line(run, text, name="stdout"):
     wait_for(lambda: text in run.read(name) or run.poll() is not None, 60)
     assert text in run.read(name), run.communicate()
@@ -120,18 +114,6 @@ def resume(data, folder, reference, nproc=1, *more):
     assert status == 0, err
     assert_same_result(folder, reference)
     return out
-
-
-def assert_same_result(folder, reference):
-    """Check for the weights, EMA, best checkpoint and rows of an undisturbed run."""
-    assert_same_weights(folder, reference)
-    assert_same_weights(folder, reference, store.BEST)
-    here, there = (loading.load(os.path.join(path, LATEST)) for path in (folder, reference))
-    for name in ("epoch", "max_accuracy", "best_epoch"):
-        assert here[name] == there[name], name
-    columns = ("epoch", "train_loss", "test_acc1", "test_loss", "ema_acc1", "ema_loss")
-    rows = [[[row[name] for name in columns] for row in log_of(path)] for path in (folder, reference)]
-    assert rows[0] == rows[1]
 
 
 # ---- killed
