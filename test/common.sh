@@ -70,9 +70,6 @@ read_options() {
         esac
         shift
     done
-    if [ -z "$data_path" ]; then
-        fail 1 "--data_path is missing: name the folder that holds train/ and val/ by --data_path=DIR"
-    fi
     case $processes in
         '' | *[!0-9]* | 0) fail 2 "--nproc must be a positive number, got '$processes'" ;;
     esac
@@ -80,6 +77,9 @@ read_options() {
     passed+=("--data-path=$data_path" "--output-dir=$output")
     if [ -n "$resume" ]; then passed+=("--resume=$resume"); fi
     "$python" "$root/tools/launch.py" --check "${launcher[@]}" "$root/main.py" "${passed[@]}" || exit $?
+    if [ -z "$data_path" ]; then
+        fail 1 "--data_path is missing: name the folder that holds train/ and val/ by --data_path=DIR"
+    fi
 }
 
 # choose_python: sets python, the interpreter of the variable PYTHON or else python3.

@@ -92,6 +92,8 @@ def test_full_8p_resume_eval(project, images):
 def test_failures_are_failures(project, images):
     status, out, err = run_wrapper(project, "train_full_1p.sh", SMALL)
     assert status == 1 and err.startswith("[Error] ") and "data_path" in err
+    status, out, err = run_wrapper(project, "train_full_1p.sh", ["--data_pth=" + images] + SMALL)
+    assert status == 2 and "unknown option --data-pth" in err and "did you mean --data-path?" in err
     status, out, err = run_wrapper(project, "train_full_1p.sh", ["--data_path=" + images + "x"] + SMALL)
     assert status == 2 and "no such folder" in err and "Final" not in out
     status, out, err = run_wrapper(project, "train_eval_8p.sh", ["--data_path=" + images] + SMALL)
