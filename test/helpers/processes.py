@@ -47,6 +47,15 @@ def processes_of_session(session):
     return found
 
 
+def is_running(pid):
+    """Return whether the process has not ended."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
 def wait_for(condition, seconds=120):
     """Wait until `condition()` holds."""
     deadline = time.time() + seconds

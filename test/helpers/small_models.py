@@ -25,3 +25,9 @@ SMALL_SIBLINGS = {
 def create_small_model(name, **options):
     """Return the sMLPNet called `name`, made small."""
     return create_model(name, **dict({"dim": 16, "depths": (1, 1, 2, 1)}, **options))
+
+
+def create_tiny_model(name, **options):
+    """Return the sMLPNet or SPACH called `name`, made as small as it can be."""
+    small = SMALL_SIBLINGS["spach mlp"][1] if name.startswith("spach") else {"dim": 8, "depths": (1, 1, 1, 1)}
+    return create_model(name, **dict(small, **options))

@@ -2,11 +2,10 @@
 
 import json
 import os
-import signal
 
 import pytest
 from image_folders import write_images
-from processes import children_of, kill_after, wait_for
+from processes import kill_after
 from small_runs import assert_same_weights
 from warm_runs import OPTIONS, run_main, start_main
 
@@ -51,24 +50,6 @@ def test_a_compiled_run_that_is_killed_and_started_again(tmp_path, images):
     assert status == 0, err
     assert_same_weights(cut, whole)
     assert loading.load(os.path.join(cut, store.LATEST))["args"]["compile"] == "on"
-
-
-def test_no_process_outlives_a_killed_launcher(tmp_path, images):
-    process = start_main(words_for(images, str(tmp_path / "out"), "--epochs=300"), 2)
-    wait_for(lambda: os.path.exists(str(tmp_path / "out" / store.LATEST)))
-    children = children_of(process.pid)
-    assert len(children) == 2
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    wait_for(lambda: not any(is_running(child) for child in children), 20)
-
-
-def is_running(pid):
-    try:
-        with open("/proc/%d/stat" % pid) as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
 
 
 def test_another_number_of_processes_is_refused(tmp_path, images):

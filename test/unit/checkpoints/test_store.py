@@ -52,20 +52,34 @@ def test_files_of_the_user_that_look_temporary_survive_a_save(tmp_path):
     assert len(os.listdir(str(tmp_path))) == 6
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_has_a_name(tmp_path, monkeypatch):
-    calls = []
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_checkpoint_is_on_the_disk_before_it_has_a_name(tmp_path, monkeypatch, links):
+    """The whole file is synced before each rename, and the folder after the last one."""
+    synced, renamed = [], []
 
-    def record(name):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *words: calls.append((name, *words[1:])) or real(*words))
+    def fsync(handle, really=os.fsync):
+        status = os.fstat(handle)
+        synced.append((status.st_ino, status.st_size))
+        return really(handle)
 
-    record("fsync")
-    record("replace")
-    store.save({"model": {}}, str(tmp_path), True)
-    store.save({"model": {}}, str(tmp_path), False)
-    sync, latest = ("fsync",), ("replace", path_of(tmp_path))
-    best, previous = ("replace", path_of(tmp_path, store.BEST)), ("replace", path_of(tmp_path, store.PREVIOUS))
-    assert calls == [sync, best, latest, sync, sync, previous, latest, sync]
+    def replace(source, target, really=os.replace):
+        status = os.stat(source)
+        assert (status.st_ino, status.st_size) in synced, target
+        renamed.append(os.path.basename(target))
+        synced[:] = [entry for entry in synced if entry[0] != os.stat(str(tmp_path)).st_ino]
+        return really(source, target)
+
+    def refuse(source, target):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for is_best in (True, False):
+        store.save({"model": {"w": torch.ones(99)}}, str(tmp_path), is_best)
+        assert os.stat(str(tmp_path)).st_ino in [inode for inode, _ in synced]
+    assert renamed == [store.BEST, store.LATEST, store.PREVIOUS, store.LATEST]
 
 
 def test_where_links_do_not_work_a_copy_is_kept(tmp_path, monkeypatch):

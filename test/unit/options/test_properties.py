@@ -4,7 +4,6 @@ import contextlib
 import faulthandler
 import io
 import itertools
-import logging
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ import torch
 import wild_options
 import yaml
 from image_folders import make_folder
+from in_process import LAUNCHERS, restore
 from wild_options import st
 
 import engine
@@ -126,22 +126,6 @@ def run(argv):
     return status, err.buffer.getvalue().decode("utf-8")
 
 
-CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-
-
-def restore():
-    """Undo what a run changes in its process."""
-    for handler in list(logging.getLogger().handlers):
-        if type(handler).__module__ in ("utils", "logging"):
-            logging.getLogger().removeHandler(handler)
-            handler.close()
-    logging.captureWarnings(False)
-    if CORES is not None:
-        os.sched_setaffinity(0, CORES)
-    if hasattr(torch, "use_deterministic_algorithms"):
-        torch.use_deterministic_algorithms(False)
-
-
 def with_file(sandbox, content):
     """Words that read the base from one configuration file, and then `content`, bytes or a dictionary."""
     with open(os.path.join(sandbox.root, "base.yaml"), "w") as file:
@@ -170,7 +154,7 @@ def sandbox(tmp_path_factory):
     folder = Sandbox(tmp_path_factory.mktemp("options"))
     patch = pytest.MonkeyPatch()
     patch.chdir(folder.root)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS"):
+    for name in LAUNCHERS:
         patch.delenv(name, raising=False)
     small = {"dim": 8, "depths": (1, 1, 1, 1)}
     patch.setattr(build, "create_model", lambda name, **options: create_model(name, **dict(small, **options)))

@@ -1,9 +1,12 @@
 """Which device a process gets, and what is reported where there is none."""
 
+import os
+
 import pytest
 import torch
+from in_process import restore
 
-from runtime.device import select_device
+from runtime.device import Device, select_device
 from runtime.errors import UserError
 
 
@@ -20,3 +23,18 @@ def test_too_few_cards(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="8 processes on a machine with 2 cuda device.*--nproc=2"):
         select_device("cuda", 0, 8)
+
+
+def test_deterministic_turns_every_switch(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is restored
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        Device("cpu").prefer_speed()
+        assert torch.backends.cudnn.benchmark
+        Device("cpu").make_deterministic()
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        if hasattr(torch, "use_deterministic_algorithms"):
+            assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        restore()
