@@ -5,6 +5,7 @@ A data set is a folder with train/ and val/, each with one folder of images a cl
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Mapping, NamedTuple, Sequence
@@ -14,7 +15,9 @@ from torch.utils.data import Dataset
 from pipeline import fast_reading, index
 from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
-from pipeline.layout import check_folders, contains, list_classes
+from pipeline.decoding import AS_PUBLISHED, Decoding, choose
+from pipeline.layout import check_folders, contains, list_classes, only_class_line, shared_folders_line
+from pipeline.passed_over import list_images_below
 from pipeline.readers.files import FileReader
 from pipeline.reading import decode, failure_of
 from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
@@ -37,11 +40,26 @@ FILES = FileReader()
 
 @dataclass
 class Loaders:
-    """The batches of a rank and the names of the classes; `train` is None where nothing is trained."""
+    """The batches of a rank, the names of the classes, and how images are decoded; `train` is None with no training."""
 
     train: Any  # Batches, or None
     val: Batches
     classes: Sequence[str]
+    decoding: Decoding
+
+    def warnings(self) -> list[str]:
+        """Return a line for each thing about the folders that may be a mistake, and for what is passed over there."""
+        lines = []
+        for batches in filter(None, (self.train, self.val)):
+            images = batches.dataset.images
+            line = None
+            if batches is (self.train or self.val):
+                line = only_class_line(images.folder, self.classes)
+            if images.nested == len(images):
+                line = line or shared_folders_line(images.folder, self.classes)
+            lines += [line] if line else []
+            lines += ["%s: %s" % (shown(images.folder), text) for text in images.passed_over.lines()]
+        return lines
 
 
 class Sample(NamedTuple):
@@ -100,41 +118,53 @@ class ImageFolder(Dataset):
         return self._last[1]
 
 
-def build_loaders(options: Options, ranks: Ranks, classes: Sequence[str] | None = None) -> Loaders:
+def build_loaders(
+    options: Options,
+    ranks: Ranks,
+    classes: Sequence[str] | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> Loaders:
     """Return the Loaders of `--data-path` for this rank; train is None with `--eval` or `--throughput`.
 
-    `classes` are the class names of a checkpoint that has them; otherwise those of the folder count. UserError where a
-    folder is missing or empty, or where val/ has a class that is not among them.
+    `classes` are the class names of a checkpoint that has them; otherwise those of the folder count. `recorded` are the
+    options of the checkpoint. UserError where a folder is missing or empty, or where val/ has a class that is not among
+    them.
     """
     evaluates_only = not options.trains
     train_folder, val_folder = (os.path.join(options.data_path, part) for part in ("train", "val"))
     check_folders(options.data_path, options.trains)
     known = _known_classes(train_folder, val_folder, classes, evaluates_only)
-    strangers = sorted(set(list_classes(val_folder)) - set(known))
-    if strangers:
-        raise UserError("%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0]))
+    _check_val_classes(val_folder, train_folder, known)
+    decoding = choose(options.extensions, options.exif_transpose, recorded or {})
     cache = _cache_of(options)
-    val = image_folder(_find_images(val_folder, known, cache, ranks), options, False)
-    if not len(val):
-        raise UserError("%s holds no images" % shown(val_folder))
-    _check_no_class_is_empty(val.images)
+    val_images = _find_images(val_folder, known, cache, ranks, decoding)
+    if not len(val_images):
+        raise UserError("; ".join(["%s holds no images" % shown(val_folder), *val_images.passed_over.lines()]))
+    _check_no_class_is_empty(val_images, decoding)
+    val = image_folder(val_images, options, False, decoding=decoding)
     train = None
     if not evaluates_only:
-        images = _find_images(train_folder, known, cache, ranks)
-        _check_no_class_is_empty(images)
-        dataset = image_folder(images, options, True)
+        images = _find_images(train_folder, known, cache, ranks, decoding)
+        _check_no_class_is_empty(images, decoding)
+        dataset = image_folder(images, options, True, decoding=decoding)
         train = _train_batches(options, ranks, dataset)
-    return Loaders(train, _val_batches(options, ranks, val), known)
+    return Loaders(train, _val_batches(options, ranks, val), known, decoding)
 
 
 def image_folder(
-    images: Sequence[tuple[str, int]], options: Options, is_train: bool, reader: Reader = FILES
+    images: Sequence[tuple[str, int]],
+    options: Options,
+    is_train: bool,
+    reader: Reader = FILES,
+    decoding: Decoding = AS_PUBLISHED,
 ) -> ImageFolder:
     """Return the ImageFolder of `images`, decoded as `--loader` asks and transformed as the other options ask."""
     transform, read = build_transform(options, is_train), decode
     if options.loader == "fast":
         fast_reading.check()
         transform, read = fast_reading.accelerate(transform), fast_reading.decode_pixels
+    if decoding.exif_transpose:
+        read = functools.partial(read, exif_transpose=True)
     return ImageFolder(images, ToBytes(transform), is_train and options.skip_bad_images, read, reader)
 
 
@@ -157,7 +187,7 @@ def build_transform(options: Options, is_train: bool) -> Compose:
 def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only):
     if evaluates_only:
         return checkpoint_classes or list_classes(train_folder if os.path.isdir(train_folder) else val_folder)
-    found = list_classes(train_folder)
+    found = list_classes(train_folder, checkpoint_classes or ())
     if checkpoint_classes and list(checkpoint_classes) != found:
         raise UserError(
             "%s has %d classes, the checkpoint %d, or they are named otherwise: train in another --output_dir, or "
@@ -166,9 +196,21 @@ def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only)
     return found
 
 
-def _find_images(folder: str, classes: Sequence[str], cache: str, ranks: Ranks) -> index.ImageIndex:
+def _check_val_classes(val_folder: str, train_folder: str, known: Sequence[str]) -> None:
+    """Raise UserError where val/ has a class that is not among the training classes `known`."""
+    found = list_classes(val_folder)
+    strangers = sorted(set(found) - set(known))
+    if not strangers:
+        return
+    line = "%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0])
+    hint = only_class_line(val_folder, found) or only_class_line(train_folder, known)
+    raise UserError("%s; %s" % (line, hint) if hint else line)
+
+
+def _find_images(folder: str, classes: Sequence[str], cache: str, ranks: Ranks, decoding: Decoding) -> index.ImageIndex:
     """Return the ImageIndex of `folder`, which the first rank alone lists, or reads from the folder `cache`."""
-    return index.ImageIndex(ranks.from_rank_0(lambda tick: index.find(folder, classes, cache, tick)), folder)
+    block = ranks.from_rank_0(lambda tick: index.find(folder, classes, cache, tick, decoding))
+    return index.ImageIndex(block, folder)
 
 
 def _cache_of(options: Options) -> str:
@@ -200,11 +242,12 @@ def keep_indexes(options: Options, loaders: Loaders) -> None:
         index.keep(batches.dataset.images, cache)
 
 
-def _check_no_class_is_empty(images):
+def _check_no_class_is_empty(images: index.ImageIndex, decoding: Decoding) -> None:
     for number in images.empty_classes():
         folder = os.path.join(images.folder, images.classes[number])
         if os.path.isdir(folder):
-            raise UserError("%s holds no images: fill or remove this class" % shown(folder))
+            lines = list_images_below(folder, decoding)[1].lines()
+            raise UserError("; ".join(["%s holds no images: fill or remove this class" % shown(folder), *lines]))
 
 
 def _train_batches(options, ranks, dataset):

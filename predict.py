@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
 
-from options.command_line import FileParser, number
+from options.command_line import FileParser, add_switch, extension, number
 from runtime.errors import UserError, printable, shown
 from runtime.names import DEVICE_KINDS, TOKEN_LAYOUTS
 from runtime.programs import report, run_program, slow_imports
@@ -27,6 +27,7 @@ from utils import check_target, replacing, to_json
 
 if TYPE_CHECKING:
     from commands.classify import Classifier, Prediction
+    from pipeline.decoding import Decoding
 
 MOST_ON_SHEET = 100
 
@@ -70,6 +71,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="processes that read images (default: 10, or the number of cores; none for a single batch)",
     )
     parser.add_argument("--ema", action="store_true", help="use the EMA weights")
+    text = "read files of these extensions in a folder too, such as .gif .avif (default: the checkpoint's, else none)"
+    parser.add_argument("--extensions", type=extension, nargs="+", metavar="EXTENSION", help=text)
+    add_switch(parser.add_argument, "exif-transpose", None, "rotate an image as its EXIF orientation says")
     parser.add_argument("--token-layout", choices=TOKEN_LAYOUTS, help="where CKPT does not record it")
     parser.add_argument("--plot", metavar="SHEET.png", help="a contact sheet of the first %d images" % MOST_ON_SHEET)
     parser.add_argument("--force", action="store_true", help="replace SHEET.png")
@@ -86,12 +90,15 @@ def run(argv: Sequence[str]) -> int:
     options = parse(argv)
     with slow_imports():
         from checkpoints import weights
-    classifier = load(options.checkpoint, options.device, options.ema, options.token_layout)
-    trained = classifier.trained
+        from commands.classify import Classifier
+        from pipeline.decoding import choose
+    trained = weights.load_model(options.checkpoint, options.ema, options.token_layout)
+    decoding = choose(options.extensions, options.exif_transpose, trained.info.options)
+    classifier = Classifier(trained, options.device, decoding)
     print_note(weights.describe(trained.info, trained.checkpoint))
     for line in weights.caveats(trained.info, options.ema, trained.has_names):
         print_note(line)
-    paths = find_images(options.images)
+    paths = find_images(options.images, decoding)
     write = writer_for(options, min(options.top, len(classifier.class_names)))
     failed = 0
     sheet: list[tuple[str, tuple[str, str]]] = []
@@ -104,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
             name, probability = prediction.top[0]
             sheet.append((prediction.path, (printable(name), "%.1f %%" % (100 * probability))))
     if options.plot is not None:
-        plot(sheet, len(paths) - failed, options)
+        plot(sheet, len(paths) - failed, options, decoding.exif_transpose)
     if failed:
         print_note("%d of %d images failed" % (failed, len(paths)))
     return 1 if failed else 0
@@ -115,14 +122,20 @@ def print_note(text: str) -> None:
     report("predict.py", text)
 
 
-def find_images(words: Sequence[str]) -> list[str]:
-    """Return the paths that the words of the command line mean, in their order, those of a folder sorted."""
+def find_images(words: Sequence[str], decoding: Decoding) -> list[str]:
+    """Return the paths that the words of the command line mean, in their order, those of a folder sorted.
+
+    A line on stderr counts the files that are passed over in a folder; a file that is named is always read.
+    """
     from commands.classify import images_below
 
     paths: list[str] = []
     for word in words:
         for path in paths_on_stdin() if word == "-" else [word]:
-            paths += images_below(path) if os.path.isdir(path) else [path]
+            found, lines = images_below(path, decoding) if os.path.isdir(path) else ([path], [])
+            paths += found
+            for line in lines:
+                print_note(line)
     if not paths:
         raise UserError("no image is named on stdin")
     return paths
@@ -169,7 +182,9 @@ def write_line(prediction: Prediction) -> None:
         sys.stdout.write("\t".join([shown(prediction.path), *cells]) + "\n")
 
 
-def plot(sheet: list[tuple[str, tuple[str, str]]], count: int, options: argparse.Namespace) -> None:
+def plot(
+    sheet: list[tuple[str, tuple[str, str]]], count: int, options: argparse.Namespace, exif_transpose: bool
+) -> None:
     """Write the contact sheet of --plot, and report how many of the `count` images are not on it."""
     from pipeline import contact_sheet
 
@@ -177,7 +192,7 @@ def plot(sheet: list[tuple[str, tuple[str, str]]], count: int, options: argparse
         print_note("--plot: there is nothing to show, so %s is not written" % options.plot)
         return
     with replacing(options.plot, options.force) as staged, open(staged, "wb") as file:
-        contact_sheet.draw(sheet, file)
+        contact_sheet.draw(sheet, file, exif_transpose)
     left = count - len(sheet)
     print_note("%s shows %d images%s" % (options.plot, len(sheet), ", %d more are left out" % left if left else ""))
 

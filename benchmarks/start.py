@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
 
 CLASSES, ROUNDS = 1000, 5
-PEER, FIRST, SECOND = "torchvision ImageFolder", "first start, folders listed", "second start, index checked and mapped"
+PEER, FIRST, SECOND = "torchvision ImageFolder", "first start, folders listed", "second start, index read and checked"
 _MEMORY = "/proc/self/smaps_rollup"
 
 

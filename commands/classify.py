@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator, Sequence, overload
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence, overload
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import datasets
 import engine
 from checkpoints import weights
 from pipeline import batch_bytes, batches
-from pipeline.reading import failure_of, read_image, walk
+from pipeline.decoding import Decoding, choose
+from pipeline.passed_over import list_images_below
+from pipeline.reading import decode, failure_of, read_image, to_rgb
 from pipeline.transforms import eval_transform
 from runtime.affinity import usable_cores
 from runtime.compat import inference_mode
@@ -45,11 +47,13 @@ class Prediction:
 class Classifier:
     """A trained model that classifies images, in evaluation mode and float32.
 
-    `class_names` are its classes, `model` is the module, on `device`, and `trained` tells where it comes from.
+    `class_names` are its classes, `model` is the module, on `device`, and `trained` tells where it comes from. Images
+    are decoded by `decoding`, by default as in training.
     """
 
-    def __init__(self, trained: weights.TrainedModel, device: str = "auto") -> None:
+    def __init__(self, trained: weights.TrainedModel, device: str = "auto", decoding: Decoding | None = None) -> None:
         self.trained, self.class_names = trained, trained.class_names
+        self.decoding = choose(None, None, trained.info.options) if decoding is None else decoding
         self.device = select_device(device)
         self.device.disable_hf32()
         self.model = trained.model.to(self.device.torch_device)
@@ -84,8 +88,10 @@ class Classifier:
 
     def _prepare(self, image: PathOrImage) -> batch_bytes.ImageBytes:
         try:
-            opened = image.convert("RGB") if isinstance(image, Image.Image) else read_image(os.fspath(image))
-            return self.transform(opened)
+            exif_transpose = self.decoding.exif_transpose
+            if isinstance(image, Image.Image):
+                return self.transform(to_rgb(image, exif_transpose))
+            return self.transform(read_image(os.fspath(image), exif_transpose))
         except Exception as error:  # decoders raise nearly anything
             raise UserError("%s: %s" % (_name_of(image), failure_of(error))) from None
 
@@ -105,7 +111,8 @@ class Classifier:
         self, paths: Sequence[str], top: int = 5, batch_size: int = BATCH_SIZE, workers: int | None = None
     ) -> Iterator[Prediction]:
         """Yield the Prediction of each file, in order, read by `workers` processes (None: as many as help)."""
-        dataset = datasets.ImageFolder(list(zip(paths, range(len(paths)))), self.transform)
+        read = functools.partial(decode, exif_transpose=self.decoding.exif_transpose)
+        dataset = datasets.ImageFolder(list(zip(paths, range(len(paths)))), self.transform, decode=read)
         if workers is None:
             workers = min(MOST_WORKERS, usable_cores()) if len(paths) > batch_size else 0
         loader = DataLoader(
@@ -151,12 +158,14 @@ def _prediction(path: str, top: Ranking | None, reasons: Iterator[str]) -> Predi
     return Prediction(path, top, None)
 
 
-def images_below(folder: str) -> list[str]:
-    """Return the image files in the folder and in those below it, sorted; UserError where there are none."""
-    found = []
-    for inner, _, files in walk(folder):
-        names = [name for name in files if name.lower().endswith(IMG_EXTENSIONS)]
-        found += [os.path.join(folder, inner, name) for name in names]
+def images_below(folder: str, decoding: Decoding) -> tuple[list[str], list[str]]:
+    """Return (the image files in the folder and in those below it, sorted; lines on what is passed over there).
+
+    UserError where there are no images.
+    """
+    found, passed_over = list_images_below(folder, decoding)
+    lines = passed_over.lines()
     if not found:
-        raise UserError("%s holds no image (%s)" % (shown(folder), ", ".join(IMG_EXTENSIONS)))
-    return sorted(found)
+        text = "%s holds no image (%s)" % (shown(folder), ", ".join(decoding.endings))
+        raise UserError("; ".join([text, *lines]))
+    return found, ["%s: %s" % (shown(folder), line) for line in lines]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import engine
 import utils
-from checkpoints import store
+from checkpoints import loading, store
 from commands import dry_run
 from options import parsing
 from results import folder, reader, trackers
@@ -52,7 +52,7 @@ def main(options: Options) -> None:
         ranks.watch(report_line)
         plan = find_plan(options, ranks)
         loaded = plan.loaded or {}
-        loaders = datasets.build_loaders(options, ranks, loaded.get("classes"))
+        loaders = datasets.build_loaders(options, ranks, loaded.get("classes"), loading.options_of(loaded))
         if plan.is_within_epoch and options.trains:
             datasets.check_same_images(loaders.train, str(plan.path), loaded)
         run = build.build_run(options, ranks, logger, loaders.classes, plan)

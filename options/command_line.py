@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from typing import Any, Callable, NoReturn, Sequence
 
 from runtime.errors import UserError, did_you_mean
@@ -76,9 +77,10 @@ def _check_words(words: Sequence[str]) -> None:
 _LONGEST_WORD = 4096  # as long as a path on Linux
 
 
-def add_switch(add: Callable[..., Any], name: str, default: bool, help_on: str) -> None:
-    """Add `--name` and `--no-name` for one boolean by the function `add`."""
-    dest, text = name.replace("-", "_"), "%s (default: %s)" % (help_on, "on" if default else "off")
+def add_switch(add: Callable[..., Any], name: str, default: bool | None, help_on: str) -> None:
+    """Add `--name` and `--no-name` for one boolean by the function `add`; None stands for what a checkpoint records."""
+    state = "the checkpoint's, else off" if default is None else "on" if default else "off"
+    dest, text = name.replace("-", "_"), "%s (default: %s)" % (help_on, state)
     add("--" + name, action="store_true", default=default, help=text)
     add("--no-" + name, dest=dest, action="store_false", default=default, help="turn --%s off" % name)
 
@@ -109,6 +111,14 @@ def number(kind: type, low: float = 0, high: float = 10**9, above: float | None 
 
 
 _KIND_NAMES: dict[type, str] = {int: "an integer", float: "a number"}
+
+
+def extension(text: str) -> str:
+    """Convert text to the extension of a file, such as .gif, in lower case."""
+    if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", text):
+        return text.lower()
+    is_bare = re.fullmatch("[A-Za-z0-9]{1,5}", text)
+    raise argparse.ArgumentTypeError("%r is no extension, %s" % (text, "write ." + text if is_bare else "such as .gif"))
 
 
 def alpha(text: str) -> float:

@@ -61,6 +61,8 @@ def words_of(parser: Parser, path: str) -> dict[str, list[str]]:
 def _option_words(parser: Parser, path: str, action: argparse.Action, value: Any) -> list[str]:
     flag = "--" + action.dest.replace("_", "-")
     opposite = "--no-" + flag[2:]
+    if value is None and action.default is None:
+        return []
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise UserError("--config %s: %s must be true or false, not %s" % (path, action.dest, _kind_of(value)))
@@ -68,8 +70,6 @@ def _option_words(parser: Parser, path: str, action: argparse.Action, value: Any
             return []
         return [flag] if value else [opposite]
     if value is None:
-        if action.default is None:
-            return []
         raise UserError("--config %s: %s has no value" % (path, action.dest))
     items = value if isinstance(value, list) and action.nargs else [value]
     for item in items:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from options.command_line import Parser, add_switch, alpha, number
+from options.command_line import Parser, add_switch, alpha, extension, number
 from runtime.names import TOKEN_LAYOUTS
 
 _COUNT, _POSITIVE = number(int), number(float, above=0)
@@ -64,6 +64,9 @@ def _add_data(parser: Parser) -> None:
         choices=["exact", "fast"],
         help="fast: simplejpeg, torch and OpenCV instead of Pillow; nearly the same pixels (default: exact)",
     )
+    text = "read files of these extensions too, such as .gif .avif (default: the checkpoint's, else none)"
+    add("--extensions", type=extension, nargs="+", metavar="EXTENSION", help=text)
+    add_switch(add, "exif-transpose", None, "rotate an image as its EXIF orientation says")
     add_switch(add, "pin-mem", True, "page-locked batches on an accelerator")
     add("--skip-bad-images", action="store_true", help="skip unreadable images, and count them (default: off)")
 

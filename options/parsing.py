@@ -172,5 +172,9 @@ def warnings_of(options: Options) -> list[str]:
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those options of a dictionary that decide what a run computes, with absolute paths."""
-    return {name: value for name, value in config_files.with_full_paths(values).items() if name not in INCIDENTAL}
+    """Return those options of a dictionary that decide what a run computes, with absolute paths.
+
+    Those without a value are left out: a file that an older version wrote lacks the options that are new.
+    """
+    full = config_files.with_full_paths(values)
+    return {name: value for name, value in full.items() if name not in INCIDENTAL and value is not None}

@@ -11,21 +11,24 @@ from pipeline.reading import read_image
 COLUMNS, SIDE, GAP, LINE = 5, 160, 8, 16  # pixels, but for the columns
 
 
-def draw(entries: Sequence[tuple[str, tuple[str, str]]], file: BinaryIO) -> None:
-    """Write the PNG of the `entries`, (path of an image, two lines of text), to the open `file`."""
+def draw(entries: Sequence[tuple[str, tuple[str, str]]], file: BinaryIO, exif_transpose: bool = False) -> None:
+    """Write the PNG of the `entries`, (path of an image, two lines of text), to the open `file`.
+
+    With `exif_transpose` images are rotated as their EXIF orientation says.
+    """
     columns = max(1, min(COLUMNS, len(entries)))
     rows = max(1, -(-len(entries) // columns))
     width, height = SIDE + GAP, SIDE + 2 * LINE + GAP
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
     for number, (path, lines) in enumerate(entries):
         row, column = divmod(number, columns)
-        sheet.paste(_tile(path, lines), (GAP + column * width, GAP + row * height))
+        image = read_image(path, exif_transpose)
+        sheet.paste(_tile(image, lines), (GAP + column * width, GAP + row * height))
     sheet.save(file, "PNG")
 
 
-def _tile(path: str, lines: tuple[str, str]) -> Image.Image:
+def _tile(image: Image.Image, lines: tuple[str, str]) -> Image.Image:
     tile = Image.new("RGB", (SIDE, SIDE + 2 * LINE), "white")
-    image = read_image(path)
     scale = SIDE / max(image.size)
     image = image.resize([max(1, round(length * scale)) for length in image.size], Image.BICUBIC)
     tile.paste(image, ((SIDE - image.size[0]) // 2, (SIDE - image.size[1]) // 2))

@@ -7,6 +7,7 @@ samples are those of the exact steps. What differs is measured by `benchmark.py 
 from __future__ import annotations
 
 import functools
+import io
 import math
 import random
 from typing import Any, BinaryIO, Callable
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from pipeline.reading import BoundedResize, decode
+from pipeline.reading import UPRIGHT, BoundedResize, decode, orientation_of, transpose
 from runtime.compat import RandomResizedCropAndInterpolation, augment_operations, resizes_bytes
 from runtime.errors import UserError
 
@@ -42,17 +43,18 @@ def check() -> None:
         raise UserError("--loader fast: this torch cannot resize bytes (torch 2.1 can): leave the option out")
 
 
-def decode_pixels(file: BinaryIO) -> numpy.ndarray:
+def decode_pixels(file: BinaryIO, exif_transpose: bool = False) -> numpy.ndarray:
     """Return the RGB image in an open file, uint8 (H, W, 3); all but plain JPEG is left to `reading.decode`."""
     data = file.read(2)
     if data == b"\xff\xd8":
         data += file.read()
         try:
-            return _decode(data)
+            pixels = _decode(data)
+            return _upright(pixels, data) if exif_transpose else pixels
         except ValueError:  # Pillow decides what can still be read, and tells why not
             pass
     file.seek(0)
-    return numpy.array(decode(file))
+    return numpy.array(decode(file, exif_transpose))
 
 
 def _decode(data: bytes) -> numpy.ndarray:
@@ -61,6 +63,12 @@ def _decode(data: bytes) -> numpy.ndarray:
     if colours not in _PLAIN or (limit and height * width > limit):
         raise ValueError("left to Pillow")
     return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+
+
+def _upright(pixels: numpy.ndarray, data: bytes) -> numpy.ndarray:
+    """Return the `pixels` of the JPEG `data` rotated as its EXIF orientation says."""
+    orientation = orientation_of(Image.open(io.BytesIO(data)))
+    return pixels if orientation == UPRIGHT else numpy.array(transpose(Image.fromarray(pixels), orientation))
 
 
 def accelerate(transform: Any) -> Any:

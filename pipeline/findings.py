@@ -1,16 +1,17 @@
-"""Findings about a data set, from what was found in its images: plain numbers, for JSON, and lines for people."""
+"""Findings about a data set, from what was found in its images: plain numbers, for JSON."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any, Sequence
 
 import numpy
 
-from pipeline.inspection import MOST_NAMED, InspectionResult
-from runtime.errors import printable, shown
+from pipeline.decoding import Decoding
+from pipeline.inspection import MOST_NAMED, InspectionResult, Numbers
+from pipeline.layout import only_class_line, shared_folders_line
 
-_IN_LINES = 10
 _CLASSES_SHOWN = 3
 
 
@@ -26,6 +27,12 @@ class Sample:
         if len(self.first) < MOST_NAMED:
             self.first.append(name)
 
+    def add_all(self, folder: str, names: Sequence[str], decoding: Decoding) -> None:
+        """Add those files in `folder` that are no images."""
+        for name in names:
+            if not name.lower().endswith(decoding.endings):
+                self.add(os.path.join(folder, name))
+
 
 @dataclass
 class Part:
@@ -33,18 +40,17 @@ class Part:
 
     images: Any  # pipeline.index.ImageIndex
     found: InspectionResult
-    strangers: Sample  # files that are no images
+    strangers: Sample  # files in class folders, or beside them, that are no images
     closed: dict[str, str]  # {class: why it cannot be listed}
 
 
-def findings_of(parts: dict[str, Part], input_size: int) -> dict[str, Any]:
+def findings_of(parts: dict[str, Part], input_size: int, decoding: Decoding) -> dict[str, Any]:
     """Return the findings about {"train": Part, "val": Part}; "harmful" has a line for each kind of harm."""
     names = {part: set(of.images.classes) | set(of.closed) for part, of in parts.items()}
     findings: dict[str, Any] = {part: _findings_of_part(of, input_size) for part, of in parts.items()}
     findings["only_in_train"] = sorted(names["train"] - names["val"])
     findings["only_in_val"] = sorted(names["val"] - names["train"])
-    findings["leaks"], findings["duplicates"] = _equal_files(parts)
-    findings["input_size"] = input_size
+    findings.update(_equal_files(parts), input_size=input_size, exif_transpose=decoding.exif_transpose)
     findings["harmful"] = _harm_of(findings)
     return findings
 
@@ -69,8 +75,23 @@ def _findings_of_part(part: Part, input_size: int) -> dict[str, Any]:
         "longer_side": _sizes(found.sizes.max(axis=1)),
         "smaller_than_input": int(((found.sizes.min(axis=1) < input_size) & (found.sizes[:, 0] > 0)).sum()),
         "modes": dict(sorted(found.modes.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "rotated": _named(images, found.rotated),
+        "clipped": _named(images, found.clipped),
         "no_images": {"count": part.strangers.count, "files": sorted(part.strangers.first)},
+        "passed_over": images.passed_over.as_dict(),
+        "only_class": only_class_line(images.folder, images.classes),
+        "shared_folders": _shared_folders_of(images),
     }
+
+
+def _named(images: Any, numbers: Numbers) -> dict[str, Any]:
+    return {"count": numbers.count, "files": [_path_of(images, number) for number in numbers.first]}
+
+
+def _shared_folders_of(images: Any) -> str | None:
+    if images.nested < len(images) or len(images.classes) < 2:
+        return None
+    return shared_folders_line(images.folder, images.classes)
 
 
 def _path_of(images: Any, number: int) -> str:
@@ -85,8 +106,11 @@ def _sizes(sides: numpy.ndarray) -> dict[str, Any] | None:
     return {"min": int(sides.min()), "median": float(numpy.median(sides)), "max": int(sides.max())}
 
 
-def _equal_files(parts: dict[str, Part]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return {"count", "groups"} of the groups of equal files across both parts, and of those within one."""
+def _equal_files(parts: dict[str, Part]) -> dict[str, Any]:
+    """Return {"count", "groups"} of the groups of equal files of each kind, under these names.
+
+    "contradictions" are in different classes, "leaks" in both parts, "duplicates" in one class of one part.
+    """
     numbers = {name: numpy.flatnonzero(part.found.sizes[:, 0] > 0) for name, part in parts.items()}
     digests = numpy.concatenate([parts[name].found.digests[of] for name, of in numbers.items()])
     places = numpy.concatenate([of for of in numbers.values()])
@@ -94,18 +118,28 @@ def _equal_files(parts: dict[str, Part]) -> tuple[dict[str, Any], dict[str, Any]
     order = numpy.lexsort((digests[:, 1], digests[:, 0]))
     differs = (digests[order][1:] != digests[order][:-1]).any(axis=1)
     starts = numpy.concatenate([[0], numpy.flatnonzero(differs) + 1, [len(order)]])
-    leaks: dict[str, Any] = {"count": 0, "groups": []}
-    duplicates: dict[str, Any] = {"count": 0, "groups": []}
+    groups: dict[str, Any] = {name: {"count": 0, "groups": []} for name in ("contradictions", "leaks", "duplicates")}
     for which in numpy.flatnonzero(numpy.diff(starts) > 1).tolist():
-        members = order[starts[which] : starts[which + 1]]
-        group = leaks if len(set(is_val[members].tolist())) > 1 else duplicates
-        group["count"] += 1
-        if len(group["groups"]) < MOST_NAMED:
-            named = [("val" if is_val[one] else "train", places[one]) for one in members[:MOST_NAMED].tolist()]
-            group["groups"].append(sorted(part + "/" + _path_of(parts[part].images, place) for part, place in named))
-    for group in (leaks, duplicates):
+        members = order[starts[which] : starts[which + 1]].tolist()
+        files = [("val" if is_val[one] else "train", places[one]) for one in members]
+        names = sorted(part + "/" + _path_of(parts[part].images, place) for part, place in files[:MOST_NAMED])
+        classes = {_class_of(parts[part].images, place) for part, place in files}
+        kinds = []
+        if len(classes) > 1:
+            kinds.append("contradictions")
+        if len({part for part, _ in files}) > 1:
+            kinds.append("leaks")
+        for kind in kinds or ["duplicates"]:
+            groups[kind]["count"] += 1
+            if len(groups[kind]["groups"]) < MOST_NAMED:
+                groups[kind]["groups"].append(names)
+    for group in groups.values():
         group["groups"].sort()
-    return leaks, duplicates
+    return groups
+
+
+def _class_of(images: Any, number: int) -> str:
+    return images.classes[images.targets[number]]
 
 
 def _harm_of(findings: dict[str, Any]) -> list[str]:
@@ -114,62 +148,17 @@ def _harm_of(findings: dict[str, Any]) -> list[str]:
         found = findings[part]
         told = [
             (found["broken"]["count"], "%d broken image(s) in " + part),
+            (found["clipped"]["count"], "%d image(s) that decode to white or black in " + part),
             (len(found["empty_classes"]), "%d class(es) without images in " + part),
             (len(found["closed_folders"]), "%d class(es) that cannot be listed in " + part),
         ]
         lines += [form % count for count, form in told if count]
-    for key, form in (("only_in_train", "%d class(es) in train only"), ("only_in_val", "%d class(es) in val only")):
-        if findings[key]:
-            lines.append(form % len(findings[key]))
-    if findings["leaks"]["count"]:
-        lines.append("%d image(s) in both train and val" % findings["leaks"]["count"])
-    return lines
-
-
-def lines_of(findings: dict[str, Any]) -> list[str]:
-    """Return the findings as lines for people."""
-    lines = []
-    for part in ("train", "val"):
-        lines += _lines_of_part(part, findings[part], findings["input_size"])
-    lines += _named("classes in train only", findings["only_in_train"])
-    lines += _named("classes in val only", findings["only_in_val"])
-    for key, title in (("leaks", "images in both train and val"), ("duplicates", "duplicate images within a split")):
-        groups = [" = ".join(shown(name) for name in group[:4]) for group in findings[key]["groups"]]
-        lines += _named(title, groups, findings[key]["count"], str)
-    if findings["harmful"]:
-        return lines + ["This would harm a training: " + "; ".join(findings["harmful"])]
-    return lines + ["Fit for training"]
-
-
-def _lines_of_part(part: str, found: dict[str, Any], input_size: int) -> list[str]:
-    def classes(pairs: Any) -> str:
-        return ", ".join("%s (%d)" % (printable(name), count) for name, count in pairs)
-
-    lines = ["%s: %d images of %d classes" % (part, found["images"], found["classes"])]
-    lines.append("    smallest classes  " + classes(found["smallest_classes"]))
-    lines.append("    largest classes   " + classes(found["largest_classes"]))
-    for key in ("shorter_side", "longer_side"):
-        if found[key]:
-            lines.append("    %-17s %d to %d pixels, median %g" % ((key.replace("_", " "),) + _in_order(found[key])))
-    lines.append("    below %4d pixels %d images" % (input_size, found["smaller_than_input"]))
-    lines.append("    modes             " + ", ".join("%s %d" % pair for pair in found["modes"].items()))
-    broken = ["%s (%s)" % (shown(one["file"]), one["reason"]) for one in found["broken"]["files"]]
-    lines += _named("broken", broken, found["broken"]["count"], str)
-    lines += _named("classes without images", found["empty_classes"])
-    lines += _named("cannot be listed", list(found["closed_folders"].values()), convert=printable)
-    return lines + _named("no images, passed over", found["no_images"]["files"], found["no_images"]["count"])
-
-
-def _in_order(sizes: dict[str, Any]) -> tuple[Any, Any, Any]:
-    return sizes["min"], sizes["max"], sizes["median"]
-
-
-def _named(
-    title: str, names: Sequence[str], count: int | None = None, convert: Callable[[str], str] = shown
-) -> list[str]:
-    """Return a line with the `count` (of all), and one for each of the first names."""
-    count = len(names) if count is None else count
-    if not count:
-        return []
-    lines = ["    %s: %d" % (title, count)] + ["        " + convert(name) for name in names[:_IN_LINES]]
-    return lines + (["        and %d more" % (count - _IN_LINES)] if count > _IN_LINES else [])
+    if findings["train"]["only_class"]:
+        lines.append("one class alone in train")
+    told = [
+        (len(findings["only_in_train"]), "%d class(es) in train only"),
+        (len(findings["only_in_val"]), "%d class(es) in val only"),
+        (findings["leaks"]["count"], "%d image(s) in both train and val"),
+        (findings["contradictions"]["count"], "%d image(s) in two classes"),
+    ]
+    return lines + [form % count for count, form in told if count]

@@ -7,21 +7,29 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import time
 import zlib
 from typing import Any, Callable, Sequence
 
 import numpy
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from pipeline.decoding import AS_PUBLISHED, Decoding
+from pipeline.layout import is_hidden, list_top
+from pipeline.passed_over import PassedOver
 from pipeline.reading import stamp_of, walk
 from runtime.errors import printable, shown
-from utils import replacing
+from utils import open_regular, replacing
 
-FORMAT = 1
+FORMAT = 2
 RACY_NS = 2 * 10**9  # a folder changed less than this before it is listed may change again within the same time stamp
 _LONGEST_HEADER = 2**28  # in a file, bytes: JSON takes many times as much memory
 _SLASH, _DOT = b"/."
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class CachedBlock(numpy.ndarray):
+    """The block of an index that was read from a cache."""
 
 
 class ImageIndex(collections.abc.Sequence):
@@ -30,6 +38,7 @@ class ImageIndex(collections.abc.Sequence):
     The block is a line of JSON (padded to 8 bytes) and three arrays: where each name begins in the last one (int64, and
     the end), the class numbers (int32), the names relative to the class folder (a null byte after each). Loader
     processes share it: unlike a list of tuples, it is not written to by being read. An exception for another block.
+    `passed_over` tells what was left out, `nested` how many images lie in sub-folders of their class.
     """
 
     def __init__(self, block: numpy.ndarray, folder: str) -> None:
@@ -39,11 +48,12 @@ class ImageIndex(collections.abc.Sequence):
         if self.header["format"] != FORMAT:
             raise ValueError("its format is not %d" % FORMAT)
         self.classes = self.header["classes"]
+        self.passed_over, self.nested = PassedOver.from_dict(self.header["passed_over"]), int(self.header["nested"])
         count, size = self.header["images"], self.header["bytes"]
         ends = (end, end + 8 * (count + 1), end + 12 * count + 8, end + 12 * count + 8 + size)
         if ends[-1] != len(block):
             raise ValueError("it has %d bytes instead of %d" % (len(block), ends[-1]))
-        plain = block.view(numpy.ndarray)  # a memmap's parts are slow to make
+        plain = block.view(numpy.ndarray)
         self._offsets = plain[ends[0] : ends[1]].view(numpy.int64)
         self.targets = plain[ends[1] : ends[2]].view(numpy.int32)
         self._names = plain[ends[2] : ends[3]]
@@ -101,9 +111,11 @@ class ImageIndex(collections.abc.Sequence):
         names = b"\0" + self._names.tobytes()
         return any(piece in names for piece in (b"\0/", b"\0../", b"/../", b"/..\0", b"\0..\0"))
 
-    def is_current(self, classes: Sequence[str]) -> bool:
+    def is_current(self, classes: Sequence[str], extensions: Sequence[str]) -> bool:
         """Return whether no folder in `folder` has changed since it was listed; OSError where one is gone."""
         if self.header["folder"] != os.path.abspath(self.folder) or self.header["classes"] != list(classes):
+            return False
+        if self.header["extensions"] != list(extensions):
             return False
         stamps = self.header["stamps"]
         return all(stamp_of(os.path.join(self.folder, inner)) == tuple(stamp) for inner, stamp in stamps)
@@ -117,27 +129,46 @@ def _header_length(block: numpy.ndarray) -> int:
     raise ValueError("it has no header")
 
 
-def list_images(folder: str, classes: Sequence[str], tick: Callable[[], object] = lambda: None) -> ImageIndex:
+def list_images(
+    folder: str,
+    classes: Sequence[str],
+    tick: Callable[[], object] = lambda: None,
+    decoding: Decoding = AS_PUBLISHED,
+) -> ImageIndex:
     """Return the ImageIndex of `folder`, in the order of torchvision's ImageFolder; call `tick()` after each folder.
 
     UserError for a folder that cannot be listed, and for links that lead back to where they are.
     """
     began = time.time_ns()
-    stamps, counts, names = [("", stamp_of(folder))], [], []
+    stamps, counts, names, nested = [("", stamp_of(folder))], [], [], 0
+    passed_over = _passed_over_beside(folder, classes, decoding)
     for name in classes:
         listed = []
-        for inner, stamp, files in walk(os.path.join(folder, name)):
+        for inner, stamp, files in walk(os.path.join(folder, name), passed_over.adder(name)):
             stamps.append((os.path.join(name, inner), stamp))
-            listed.append((inner, [file for file in files if file.lower().endswith(IMG_EXTENSIONS)]))
+            listed.append((inner, passed_over.sift(files, decoding)))
             tick()
         for inner, files in sorted(listed):
             prefix = os.path.join(inner, "")
             names.append(os.fsencode("".join([prefix + file + "\0" for file in sorted(files)])))
+            nested += len(files) if inner else 0
         counts.append(sum(len(files) for _, files in listed))
     is_racy = max(max(stamp) for _, stamp in stamps) > began - RACY_NS
     header = {"format": FORMAT, "folder": os.path.abspath(folder), "classes": list(classes)}
+    header.update(extensions=list(decoding.extensions), passed_over=passed_over.as_dict(), nested=nested)
     header["stamps"] = None if is_racy else stamps
     return ImageIndex(_block(header, counts, b"".join(names)), folder)
+
+
+def _passed_over_beside(folder: str, classes: Sequence[str], decoding: Decoding) -> PassedOver:
+    """Return what lies in `folder` beside the class folders."""
+    passed_over = PassedOver()
+    folders, files = list_top(folder)
+    for name in sorted(set(folders) - set(classes)):
+        if is_hidden(name):
+            passed_over.add_folder(name)
+    passed_over.loose = len(passed_over.sift(files, decoding))
+    return passed_over
 
 
 def _block(header: dict[str, Any], counts: Sequence[int], joined: bytes) -> numpy.ndarray:
@@ -151,15 +182,17 @@ def _block(header: dict[str, Any], counts: Sequence[int], joined: bytes) -> nump
     return numpy.frombuffer(block, numpy.uint8)
 
 
-def find(folder: str, classes: Sequence[str], cache: str, tick: Callable[[], object]) -> numpy.ndarray:
+def find(
+    folder: str, classes: Sequence[str], cache: str, tick: Callable[[], object], decoding: Decoding = AS_PUBLISHED
+) -> numpy.ndarray:
     """Return the block of the ImageIndex of `folder`, from the folder `cache` if that has a current one."""
     if cache:
         path = cache_path(cache, folder)
-        found = _read(path, folder, classes)
+        found = _read(path, folder, classes, decoding)
         if found is not None:
             logging.getLogger().info("the images of %s are those of the index in %s", shown(folder), shown(path))
             return found
-    return list_images(folder, classes, tick).block
+    return list_images(folder, classes, tick, decoding).block
 
 
 def cache_path(cache: str, folder: str) -> str:
@@ -169,23 +202,34 @@ def cache_path(cache: str, folder: str) -> str:
     return os.path.join(cache, "index.%s.%s" % (os.path.basename(absolute), digest))
 
 
-def _read(path: str, folder: str, classes: Sequence[str]) -> numpy.ndarray | None:
-    """Return the block in the file `path`, mapped; None where there is none, or none that can be used."""
-    if not os.path.isfile(path):  # a pipe would be waited for
+def _read(path: str, folder: str, classes: Sequence[str], decoding: Decoding) -> numpy.ndarray | None:
+    """Return the block in the file `path`; None where there is none, or none that can be used or trusted."""
+    if not os.path.lexists(path):
         return None
     try:
-        block = numpy.memmap(path, numpy.uint8, mode="r")
-        if _header_length(block) > _LONGEST_HEADER:
-            raise ValueError("its header is too long")
+        with open_regular(path) as file:
+            _check_trust(os.fstat(file.fileno()))
+            line = file.readline(_LONGEST_HEADER + 1)
+            if len(line) > _LONGEST_HEADER:
+                raise ValueError("its header is too long")
+            block = numpy.frombuffer(line + file.read(), numpy.uint8).view(CachedBlock)
         index = ImageIndex(block, folder)
         index.check()
-        if index.is_current(classes):
+        if index.is_current(classes, decoding.extensions):
             return index.block
-        why = "the folder has changed"
+        why = "the folder has changed, or other files are asked for"
     except Exception as error:  # a header may be any JSON, and a folder may be gone
         why = printable(str(error)) or type(error).__name__
     logging.getLogger().warning("%s is listed anew: of the index in %s, %s", shown(folder), shown(path), why)
     return None
+
+
+def _check_trust(status: os.stat_result) -> None:
+    """Raise ValueError where another user could have written a file: its labels would be trained on."""
+    if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
+        raise ValueError("its owner is another user (%d)" % status.st_uid)
+    if hasattr(os, "geteuid") and status.st_mode & _WRITABLE_BY_OTHERS:
+        raise ValueError("other users may write to it")
 
 
 def keep(index: ImageIndex, cache: str) -> None:
@@ -194,7 +238,7 @@ def keep(index: ImageIndex, cache: str) -> None:
     A warning where it cannot be written.
     """
     path = cache_path(cache, index.folder)
-    comes_from_there = isinstance(index.block, numpy.memmap) and os.path.exists(path)
+    comes_from_there = isinstance(index.block, CachedBlock) and os.path.exists(path)
     if comes_from_there or index.header["stamps"] is None:
         return
     try:
@@ -207,4 +251,5 @@ def keep(index: ImageIndex, cache: str) -> None:
 
 def _write(path: str, block: numpy.ndarray) -> None:
     with open(path, "wb") as file:
+        os.chmod(path, stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~_WRITABLE_BY_OTHERS)
         file.write(block)

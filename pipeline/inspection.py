@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 import numpy
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from pipeline.batches import means_a_lost_process
-from pipeline.reading import BoundedResize, failure_of, open_image
+from pipeline.reading import UPRIGHT, BoundedResize, failure_of, open_image, orientation_of
 from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError, reason
 from runtime.open_files import too_many
@@ -22,11 +23,20 @@ _BATCH = 32
 _DIGEST_BYTES = 16
 
 
-class ImageFiles(Dataset):
-    """(digest of the file, width, height, mode, "") of each of the `images`, (path, class number).
+class ImageFacts(NamedTuple):
+    """What is known of a file: with a `reason` why a training could not read it, nothing else is."""
 
-    Where a training at `input_size` pixels could not read it, the last entry is the reason and the others are empty.
-    """
+    reason: str = ""
+    digest: bytes = b""
+    width: int = 0
+    height: int = 0
+    mode: str = ""  # Pillow's
+    is_rotated: bool = False  # by its EXIF orientation
+    is_clipped: bool = False  # in the decoded image
+
+
+class ImageFiles(Dataset):
+    """The ImageFacts of each of the `images`, (path, class number), for a training at `input_size` pixels."""
 
     def __init__(self, images: Sequence[tuple[str, int]], input_size: int, is_train: bool) -> None:
         self.images = images
@@ -36,7 +46,7 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, number: int) -> tuple[bytes, int, int, str, str]:
+    def __getitem__(self, number: int) -> ImageFacts:
         try:
             with open_regular(self.images[number][0]) as file:
                 digest = digest_of(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
@@ -44,20 +54,36 @@ class ImageFiles(Dataset):
                 image = open_image(file)
                 mode = image.mode
                 width, height = image.convert("RGB").size
+                is_rotated = orientation_of(image) != UPRIGHT
+                is_clipped = loses_contents(image)
             if self.resize is not None:
                 self.resize.goal(width, height)
         except Exception as error:  # decoders raise nearly anything
             if too_many(error):  # no fault of the image
                 raise
-            return b"", 0, 0, "", failure_of(error)
-        return digest, width, height, mode, ""
+            return ImageFacts(failure_of(error))
+        return ImageFacts("", digest, width, height, mode, is_rotated, is_clipped)
+
+
+def loses_contents(image: Image.Image) -> bool:
+    """Return whether numbers of more than 8 bits do not fit into those of 0 to 255 to which a decoded image is clipped.
+
+    So do not those of 16 bits that are scaled to 65,535, nor floats that are scaled to 1, which become black.
+    """
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return False
+    least, most = (image if image.mode == "F" else image.convert("I")).getextrema()
+    is_within = least >= 0 and most <= 255
+    is_scaled_to_one = image.mode == "F" and least < most <= 1
+    return not is_within or is_scaled_to_one
 
 
 class InspectionResult:
     """What was found in the images of one folder, 24 bytes each.
 
     `digests` are uint64 (n, 2), `sizes` int32 (n, 2) of width and height, 0 where a file is broken; `broken_count`
-    counts those, `first_broken` has the reasons of the first ones by number, `modes` counts Pillow's modes.
+    counts those, `first_broken` has the reasons of the first ones by number, `modes` counts Pillow's modes, `rotated`
+    and `clipped` the images that ImageFacts calls so, with the numbers of the first ones.
     """
 
     def __init__(self, count: int) -> None:
@@ -66,17 +92,35 @@ class InspectionResult:
         self.broken_count = 0
         self.first_broken: dict[int, str] = {}
         self.modes: dict[str, int] = {}
+        self.rotated, self.clipped = Numbers(), Numbers()
 
-    def add(self, number: int, digest: bytes, width: int, height: int, mode: str, reason: str) -> None:
+    def add(self, number: int, facts: ImageFacts) -> None:
         """Record the result of an image."""
-        if reason:
+        if facts.reason:
             self.broken_count += 1
             if self.broken_count <= MOST_NAMED:
-                self.first_broken[number] = reason
+                self.first_broken[number] = facts.reason
             return
-        self.digests[number] = numpy.frombuffer(digest, numpy.uint64)
-        self.sizes[number] = width, height
-        self.modes[mode] = self.modes.get(mode, 0) + 1
+        self.digests[number] = numpy.frombuffer(facts.digest, numpy.uint64)
+        self.sizes[number] = facts.width, facts.height
+        self.modes[facts.mode] = self.modes.get(facts.mode, 0) + 1
+        if facts.is_rotated:
+            self.rotated.add(number)
+        if facts.is_clipped:
+            self.clipped.add(number)
+
+
+class Numbers:
+    """The numbers of some images: all are counted, the first MOST_NAMED are kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: list[int] = []
+
+    def add(self, number: int) -> None:
+        self.count += 1
+        if len(self.first) < MOST_NAMED:
+            self.first.append(number)
 
 
 def inspect_images(
@@ -98,8 +142,8 @@ def inspect_images(
     with tqdm(total=len(images), desc=name, unit="image", disable=None) as bar:
         try:
             for batch in loader:
-                for result in batch:
-                    found.add(number, *result)
+                for facts in batch:
+                    found.add(number, facts)
                     number += 1
                 bar.update(len(batch))
         except (RuntimeError, OSError, EOFError) as error:

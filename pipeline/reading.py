@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from typing import BinaryIO, Iterator
+from typing import BinaryIO, Callable, Iterator
 
 import PIL
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.layout import contains, unlistable
+from pipeline.decoding import LONGEST_SIGN, load_plugin, plugin_for
+from pipeline.layout import contains, is_hidden, unlistable
 from runtime.errors import UserError, printable, reason, shown
 from utils import open_regular
 
@@ -27,10 +28,13 @@ except (AttributeError, OSError):  # Pillow without libtiff, or one that hides i
     pass
 
 
-def walk(top: str) -> Iterator[tuple[str, tuple[int, int], list[str]]]:
+def walk(
+    top: str, passed_over: Callable[[str], object] = lambda inner: None
+) -> Iterator[tuple[str, tuple[int, int], list[str]]]:
     """Yield (path relative to `top`, time stamp, names of its files) of the folder `top` and of each folder below it.
 
-    Links are followed. UserError for a folder that cannot be listed, and for links that lead back to where they are.
+    Links are followed. Hidden folders below `top` are not: `passed_over` is called with the path of each. UserError for
+    a folder that cannot be listed, and for links that lead back to where they are.
     """
     if not os.path.isdir(top):
         return
@@ -41,7 +45,10 @@ def walk(top: str) -> Iterator[tuple[str, tuple[int, int], list[str]]]:
         path = os.path.join(top, inner) if inner else top
         stamp, folders, files = _list(path)
         for name in folders:
-            waiting.append(os.path.join(inner, name))
+            if is_hidden(name):
+                passed_over(os.path.join(inner, name))
+            else:
+                waiting.append(os.path.join(inner, name))
         yield inner, stamp, files
 
 
@@ -55,7 +62,7 @@ def _list(path: str) -> tuple[tuple[int, int], list[str], list[str]]:
                 if not _is_folder(entry):
                     files.append(entry.name)
                     continue
-                if entry.is_symlink():
+                if entry.is_symlink() and not is_hidden(entry.name):
                     _check_link(entry.path)
                 folders.append(entry.name)
     except OSError as error:
@@ -93,20 +100,61 @@ def _real_ancestors(path: str) -> set[str]:
     return found
 
 
-def read_image(path: str) -> Image.Image:
+def read_image(path: str, exif_transpose: bool = False) -> Image.Image:
     """Return the RGB image in the file `path`, as of `decode`."""
     with open_regular(path) as file:
-        return decode(file)
+        return decode(file, exif_transpose)
 
 
-def decode(file: BinaryIO) -> Image.Image:
-    """Return the RGB image in an open file: its first frame, not rotated by its EXIF data, transparency dropped."""
-    return open_image(file).convert("RGB")
+def decode(file: BinaryIO, exif_transpose: bool = False) -> Image.Image:
+    """Return the RGB image in an open file: its first frame, as of `to_rgb`."""
+    return to_rgb(open_image(file), exif_transpose)
+
+
+def to_rgb(image: Image.Image, exif_transpose: bool = False) -> Image.Image:
+    """Return `image` in RGB, transparency dropped; with `exif_transpose` rotated as its EXIF orientation says."""
+    converted = image.convert("RGB")
+    return transpose(converted, orientation_of(image)) if exif_transpose else converted
+
+
+UPRIGHT = 1  # the EXIF orientation of most images
+_TRANSPOSITIONS = {
+    2: Image.FLIP_LEFT_RIGHT,
+    3: Image.ROTATE_180,
+    4: Image.FLIP_TOP_BOTTOM,
+    5: Image.TRANSPOSE,
+    6: Image.ROTATE_270,
+    7: Image.TRANSVERSE,
+    8: Image.ROTATE_90,
+}
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, of an image that is decoded; Pillow itself obeys that of a TIFF then."""
+    try:
+        value = image.getexif().get(0x112)
+    except Exception:  # damaged EXIF data raise nearly anything
+        return UPRIGHT
+    return value if isinstance(value, int) and value in _TRANSPOSITIONS else UPRIGHT
+
+
+def transpose(image: Image.Image, orientation: int) -> Image.Image:
+    """Return the image of that EXIF orientation upright."""
+    return image if orientation == UPRIGHT else image.transpose(_TRANSPOSITIONS[orientation])
 
 
 def open_image(file: BinaryIO) -> Image.Image:
     """Return the image in an open file, its pixels not decoded yet."""
-    image = Image.open(file)
+    try:
+        image = Image.open(file)
+    except OSError:
+        file.seek(0)
+        plugin = plugin_for(file.read(LONGEST_SIGN))
+        if plugin is None:
+            raise
+        load_plugin(plugin)
+        file.seek(0)
+        image = Image.open(file)
     if image.format == "EPS":  # Pillow hands it to Ghostscript: a program, which may never end
         raise ValueError("PostScript is not read")
     return image

@@ -53,7 +53,8 @@ class Record:
     """What a run has achieved: one row an epoch, the best accuracy, the time. It is part of the run's checkpoints.
 
     `constants` is the part of summary.json that no epoch changes. `recorded_options` are the options as a checkpoint
-    keeps them, with the token layout that the model has, which an earlier checkpoint may have decided.
+    keeps them, with the token layout that the model has and the decoding of the images, which an earlier checkpoint may
+    have decided.
     """
 
     def __init__(self, options: Options, run: RecordedRun, loaders: Loaders, plan: Plan) -> None:
@@ -77,7 +78,7 @@ class Record:
         }
         self.train_images: list[int] = loaders.train.dataset.images.fingerprint
         token_layout = getattr(run.bare_model, "token_layout", options.token_layout)
-        self.recorded_options = dict(options.as_dict(), token_layout=token_layout)
+        self.recorded_options = dict(options.as_dict(), token_layout=token_layout, **loaders.decoding.as_options())
         self.history: list[dict[str, Any]] = list(loaded.get("history", []))
         self.max_accuracy, self.best_epoch = -1.0, None
         if plan.has_best:

@@ -28,6 +28,8 @@ def log_start(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
         ("versions", release_versions()),
     ]
     run.logger.info("run\n" + "\n".join("    %-13s %s" % row for row in rows))
+    for line in loaders.warnings() if run.ranks.is_main else ():
+        run.logger.warning(line)
     if loaders.train and loaders.train.batch_size < options.batch_size:
         run.logger.warning(
             "--batch-size %d is more than an epoch holds: %d is used", options.batch_size, loaders.train.batch_size

@@ -3,8 +3,6 @@
 import os
 import time
 
-import numpy
-
 from pipeline import index
 from pipeline.layout import list_classes
 
@@ -35,7 +33,7 @@ def found(tree, cache, classes=None):
 
 def is_hit(images):
     """Return whether an index comes from a cache."""
-    return isinstance(images.block, numpy.memmap)
+    return isinstance(images.block, index.CachedBlock)
 
 
 def cached(tree, cache):

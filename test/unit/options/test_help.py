@@ -23,6 +23,8 @@ IN_WORDS = {
     "--token-layout": "the checkpoint's, else permute",
     "--finetune": "random weights",
     "--index-cache": "--output-dir",
+    "--extensions": "the checkpoint's, else none",
+    "--exif-transpose": "the checkpoint's, else off",
     "--num-workers": "its processor cores, at most 10",
     "--opt-betas": "the optimizer's",
     "--clip-grad": "no clipping",
@@ -37,7 +39,7 @@ UNITS = {"IMAGES": "images", "EPOCHS": "epochs", "EPOCH": "epoch", "STEPS": "ste
 UNITS.update(
     PIXELS="side", P="probability", RATE="probability|decay", FRACTION="fraction", LR="rate|batch of 512 images"
 )
-UNITS.update(NORM="norm", ALPHA="beta distribution", BETA="decay rates")
+UNITS.update(EXTENSION="files", NORM="norm", ALPHA="beta distribution", BETA="decay rates")
 WITHOUT_UNIT = {"X": "fraction|factor|times|added|deviation|temperature|limit|momentum|decay|weight"}
 WITHOUT_UNIT.update(N="processes|batches|boxes|seed")
 

@@ -92,7 +92,7 @@ DAMAGES = {
     "deep JSON": with_bytes(lambda content: b"[" * 10**5 + b"\n"),
     "another JSON": with_bytes(lambda content: b"[]\n"),
     "no line": with_bytes(lambda content: b" " * 10**6),
-    "another format": with_header(format=2),
+    "another format": with_header(format=1),
     "no stamps": with_header(stamps=None),
     "odd stamps": with_header(stamps=[[1, 2]]),
     "huge": with_header(images=10**30),
@@ -145,7 +145,7 @@ def test_a_damaged_cache_is_passed_over(tree, cache, damage, caplog):
 
 
 def test_names_with_dots_are_no_damage(tree, cache):
-    for name in ("..png", "...png", "a..b.png", ".x.png", "in/..x.png", "in/x..png", "in../x.png", "..in/x.png"):
+    for name in ("..png", "...png", "a..b.png", ".x.png", "in/..x.png", "in/x..png", "in../x.png"):
         touch(tree, "a", name)
     settle()
     cached(tree, cache)

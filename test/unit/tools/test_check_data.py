@@ -1,9 +1,11 @@
 """tools/check_data.py: what is wrong with a data set is found, named, and changed by nobody."""
 
+import itertools
 import json
 import os
 import shutil
 
+import numpy
 import pytest
 from folders import everything_below
 from loaders import load
@@ -74,7 +76,7 @@ def test_broken_files_are_those_of_a_training(tmp_path, check):
     assert set(broken) == {"a/" + name for name in unread} and status == 1
     assert broken["a/pipe.png"] == "not a regular file" and "PostScript" in broken["a/postscript.jpg"]
     assert findings["train"]["broken"]["count"] == len(broken)
-    assert "This would harm a training: %d broken image(s) in train\n" % len(broken) in said
+    assert "This would harm a training: %d broken image(s) in train;" % len(broken) in said
     assert findings["train"]["modes"]["CMYK"] == 1 and findings["train"]["modes"]["LA"] == 1
 
 
@@ -97,11 +99,25 @@ def test_equal_files(tmp_path, check):
         "count": 1,
         "groups": [["train/a/0.png", "train/b/copy.png", "val/b/again.png", "val/b/copy.png"]],
     }
-    assert findings["duplicates"] == {"count": 1, "groups": [["train/a/1.png", "train/b/same.png"]]}
-    assert status == 1 and "1 image(s) in both train and val" in said
-    for target in ("val/b/copy.png", "val/b/again.png"):
+    assert findings["contradictions"]["groups"] == [*findings["leaks"]["groups"], ["train/a/1.png", "train/b/same.png"]]
+    assert status == 1 and "1 image(s) in both train and val; 2 image(s) in two classes" in said
+    for target in ("val/b/copy.png", "val/b/again.png", "train/b/copy.png", "train/b/same.png"):
         os.unlink(os.path.join(root, target))
-    assert check(root)[0] == 0  # within one part: told, but no harm
+    shutil.copy(os.path.join(root, "train/a/1.png"), os.path.join(root, "train/a/same.png"))
+    status, findings, said, _ = check(root)
+    assert findings["duplicates"] == {"count": 1, "groups": [["train/a/1.png", "train/a/same.png"]]}
+    assert status == 0 and "duplicate images within a split: 1; remove the copies" in said  # told, but no harm
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_one_image_in_two_classes_is_harmful(tmp_path, check, part):
+    root = write_set(tmp_path / "data")
+    shutil.copy(os.path.join(root, part, "a", "0.png"), os.path.join(root, part, "b", "copy.png"))
+    status, findings, said, _ = check(root)
+    assert findings["contradictions"] == {"count": 1, "groups": [["%s/a/0.png" % part, "%s/b/copy.png" % part]]}
+    assert status == 1 and findings["duplicates"]["count"] == 0
+    assert "the same image in two classes: 1; keep it in the right one alone" in said
+    assert said.endswith("This would harm a training: 1 image(s) in two classes\n")
 
 
 def test_equal_broken_files_are_told_once(tmp_path, check):
@@ -129,9 +145,110 @@ def test_what_is_no_image_is_told_and_does_no_harm(tmp_path, check):
     write(os.path.join(root, "train"), {"README": b"x"})
     write(os.path.join(root, "train", "a", "deep er"), {"notes.txt": b"x", "more.png": encoded(pixels(), "PNG")})
     status, findings, said, _ = check(root)
-    assert status == 0 and "no images, passed over: 2" in said
+    assert status == 0 and "2 files passed over: .txt 1, no extension 1\n" in said
     assert findings["train"]["no_images"] == {"count": 2, "files": ["README", "a/deep er/notes.txt"]}
     assert findings["train"]["images"] == 6
+
+
+def test_pictures_of_other_extensions_are_counted_and_can_be_read(tmp_path, check):
+    root = write_set(tmp_path / "data")
+    write(os.path.join(root, "val", "a"), {"%d.GIF" % number: encoded(pixels(seed=70), "GIF") for number in range(2)})
+    write(os.path.join(root, "val"), {"loose.png": encoded(pixels(seed=71), "PNG")})
+    status, findings, said, _ = check(root)
+    assert (status, findings["val"]["images"]) == (0, 3)
+    assert "2 files passed over: .gif 2; --extensions .gif reads such images too\n" in said
+    assert "1 image in no class passed over, beside the class folders: move images into one of them\n" in said
+    status, findings, said, _ = check(root, "--extensions", ".gif", ".avif")
+    assert (status, findings["val"]["images"], findings["val"]["modes"]["P"]) == (
+        0,
+        5,
+        2,
+    ) and "files passed" not in said
+
+
+@pytest.mark.parametrize("parts", [("train",), ("val",), ("train", "val")])
+def test_a_hidden_folder_is_no_class_and_is_told(tmp_path, check, parts):
+    root = write_set(tmp_path / "data")
+    names = [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".thumbnails"]
+    for part in parts:
+        for name in names:
+            folder = os.path.join(root, part, name)
+            write(folder, {"0-checkpoint.png": encoded(pixels(seed=1), "PNG")})
+            write(os.path.join(root, part, "a", name), {"0-checkpoint.png": encoded(pixels(seed=1), "PNG")})
+    status, findings, said, _ = check(root)
+    assert status == 0 and [findings[part]["classes"] for part in ("train", "val")] == [2, 2]
+    assert (findings["train"]["images"], findings["val"]["images"]) == (5, 3)
+    assert said.count("8 hidden folders passed over: .ipynb_checkpoints, .thumbnails, @eaDir, __MACOSX, a/") == len(
+        parts
+    )
+
+
+def test_classes_one_level_too_deep_are_harmful(tmp_path, check):
+    root = write_set(tmp_path / "data")
+    for part in ("train", "val"):
+        os.renames(os.path.join(root, part), os.path.join(root, "new", part, "images"))
+    deep = os.path.join(root, "new")
+    status, findings, said, _ = check(deep)
+    line = "%s/train has one class alone, images, which leaves nothing to learn; if its sub-folders (a, b) are the "
+    assert status == 1 and line % deep in said and "move them from %s/train/images to" % deep in said
+    assert "one class alone in train" in findings["harmful"]
+    status, _, said, errors = check(root)
+    assert (status, said) == (2, "") and "has no folder train/; %s has: name that folder" % deep in errors
+
+
+def test_classes_too_deep_in_val_alone(tmp_path, check):
+    root = write_set(tmp_path / "data")
+    os.renames(os.path.join(root, "val"), os.path.join(root, "new", "images"))
+    os.rename(os.path.join(root, "new"), os.path.join(root, "val"))
+    status, _, said, _ = check(root)
+    assert status == 1 and "%s/val has one class alone, images" % root in said
+    with pytest.raises(
+        UserError, match="'images' is not among the training classes; .*val has one class alone, images"
+    ):
+        load(root)
+
+
+def test_classes_below_folders_of_the_same_names_are_told(tmp_path, check):
+    root = str(tmp_path / "data")
+    for seed, (part, year, name) in enumerate(itertools.product(("train", "val"), ("2020", "2021"), ("cat", "dog"))):
+        write(os.path.join(root, part, year, name), {"x.png": encoded(pixels(seed=seed), "PNG")})
+    status, _, said, _ = check(root)
+    assert status == 0 and said.count("in sub-folders of its classes (2020, 2021), and each has cat, dog") == 2
+    os.rename(os.path.join(root, "train", "2020", "cat", "x.png"), os.path.join(root, "train", "2020", "x.png"))
+    assert check(root)[2].count("in sub-folders of its classes") == 1
+
+
+def test_images_of_more_than_8_bits_that_lose_their_contents(tmp_path, check):
+    root, noise = write_set(tmp_path / "data"), numpy.random.RandomState(0)
+    grey = numpy.arange(256).reshape(16, 16)
+    arrays = {
+        "x_ray.png": noise.randint(2000, 60000, (16, 16)).astype("uint16"),
+        "depth.tif": noise.randint(0, 4000, (16, 16)).astype("uint16"),
+        "whole.tif": noise.randint(-5, 100, (16, 16)).astype("int32"),
+        "unit.tif": noise.rand(16, 16).astype("float32"),
+        "heat.tif": (1000 * noise.rand(16, 16)).astype("float32"),
+        "nan.tif": numpy.full((16, 16), numpy.nan, "float32"),
+    }
+    fine = {"fits.png": grey.astype("uint16"), "fits.tif": grey.astype("float32"), "zero.tif": 0 * grey.astype("int32")}
+    for name, values in {**arrays, **fine}.items():
+        Image.fromarray(values).save(os.path.join(root, "train", "a", name))
+    status, findings, said, _ = check(root)
+    assert status == 1 and set(findings["train"]["clipped"]["files"]) == {"a/" + name for name in arrays}
+    assert "images that decode to white or black: 6; convert them to 8 bits first" in said
+    assert findings["harmful"] == ["6 image(s) that decode to white or black in train"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("words, is_told", [((), True), (("--exif-transpose",), False)])
+def test_exif_orientations_that_are_ignored_are_counted(tmp_path, check, words, is_told):
+    root = write_set(tmp_path / "data")
+    for name in ("rotated.jpg", "cut_exif.jpg", "wild_exif.jpg"):
+        write(os.path.join(root, "val", "b"), {name: decodable()[name]})
+    status, findings, said, _ = check(root, *words)
+    rotated = findings["val"]["rotated"]["files"]
+    assert status == 0 and "b/rotated.jpg" in rotated and "b/wild_exif.jpg" not in rotated
+    line = "images with an EXIF orientation that is ignored: %d; --exif-transpose obeys it" % len(rotated)
+    assert (line in said) == is_told
 
 
 def test_odd_names_are_just_names(tmp_path, check):

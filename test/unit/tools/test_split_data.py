@@ -5,6 +5,7 @@ import os
 import numpy
 import pytest
 from folders import contents
+from odd_pictures import encoded, pixels, write
 from PIL import Image
 
 from runtime.errors import UserError
@@ -93,3 +94,33 @@ def test_what_cannot_be_split_is_refused(photos, tmp_path, run):
         split(str(tmp_path / "data"), str(tmp_path / "again"), 0.2)
     assert run(photos, str(tmp_path / "x"), "--val-share=2")[0] == 2
     assert run(photos)[0] == 2
+
+
+def test_what_is_passed_over_is_counted(photos, tmp_path, run):
+    for name in ("a.HEIC", "b.heic", "c.gif"):
+        with open(os.path.join(photos, "cat", name), "wb") as file:
+            file.write(encoded(pixels(seed=len(name)), "GIF"))
+    for folder in (".thumbnails", os.path.join("cat", "@eaDir")):
+        write(os.path.join(photos, folder), {"x.jpg": encoded(pixels(), "JPEG")})
+    status, out, err = run(photos, str(tmp_path / "data"))
+    assert (status, err) == (0, "")
+    assert "photos: 4 files passed over: .gif 1, .heic 2, .txt 1; --extensions .gif .heic reads such images too" in out
+    assert "photos: 2 hidden folders passed over: .thumbnails, cat/@eaDir; rename one" in out
+    assert sorted(os.listdir(str(tmp_path / "data" / "train"))) == ["a dog", "cat", "copies"]
+
+
+def test_other_extensions_are_taken_when_they_are_asked_for(photos, tmp_path, run):
+    write(os.path.join(photos, "cat"), {"c.GIF": encoded(pixels(), "GIF"), "d.jfif": encoded(pixels(seed=1), "JPEG")})
+    status, out, _ = run(photos, str(tmp_path / "data"), "--extensions", ".gif", ".jfif")
+    assert status == 0 and "cat: 10 train, 2 val" in out and "train with --extensions .gif .jfif\n" in out
+    status, _, err = run(photos, str(tmp_path / "x"), "--extensions", "gif")
+    assert status == 2 and "'gif' is no extension, write .gif" in err
+
+
+def test_photos_one_level_too_deep_are_told(photos, tmp_path, run):
+    status, _, err = run(str(tmp_path), str(tmp_path / "data"))
+    assert status == 2 and "%s holds a dog, cat, copies: name that folder" % photos in err
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    write(tmp_path / "empty" / "b", {"x.heic": b"x"})
+    with pytest.raises(UserError, match=r"class a has 0 different images: .*; 1 file passed over: .heic 1"):
+        split(str(tmp_path / "empty"), str(tmp_path / "data"), 0.2)
