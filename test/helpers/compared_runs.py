@@ -13,6 +13,7 @@ from folders import names_below
 from image_folders import write_images
 from in_process import restore
 from loaders import first_of
+from odd_pictures import decodable, encoded, pixels, write
 from small_runs import log_of
 
 import datasets
@@ -35,11 +36,13 @@ class Bench:
 
     def __init__(self, root, patch):
         self.root, self.patch, self.outcomes = str(root), patch, {}
-        self.places = {name: os.path.join(self.root, name) for name in ("data", "other", "damaged")}
+        self.places = {name: os.path.join(self.root, name) for name in ("data", "other", "damaged", "photos")}
         for name, place in self.places.items():
             write_images(place, train=4, val=3, side=38 if name == "other" else 40)
         with open(os.path.join(self.places["damaged"], "train", "cat", "00.png"), "wb") as file:
             file.write(b"no picture")
+        odd = {"rotated.jpg": decodable()["rotated.jpg"], "more.gif": encoded(pixels(), "GIF")}
+        write(os.path.join(self.places["photos"], "train", "cat"), odd)
         for name, smoothing in (("low", 0.1), ("high", 0.5)):
             self.places[name] = os.path.join(self.root, name + ".yaml")
             with open(self.places[name], "w") as file:

@@ -45,6 +45,8 @@ MODEL = {
 
 DATA = {
     "data_path": [row(weights, "", "--data-path={other}")],
+    "extensions": [row(weights, "", "--extensions .gif", "--data-path={photos}")],
+    "exif_transpose": [row(weights, "--no-exif-transpose", "--exif-transpose", "--data-path={photos}")],
     "index_cache": [row(seen.files, "", "--index-cache={work}/cache")],
     "data_set": [row(seen.ending, "", "--data-set=CIFAR")],
     "inat_category": [row(seen.warned, "", "--inat-category=x")],
