@@ -1,7 +1,7 @@
 # Shared by the wrappers, which source it: reads their options, starts main.py, and reports.
 # shellcheck shell=bash
 
-root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 output=$root/test/output/0
 data_path=""
 resume=""
@@ -17,7 +17,7 @@ fail() {
 
 # print_usage PROCESSES: what the wrapper does, from the comment at its top, and the options of all wrappers.
 print_usage() {
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    print_header
     cat <<EOF
 
 Options, each as --name=VALUE or --name VALUE:

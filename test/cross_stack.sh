@@ -3,7 +3,17 @@
 # checkpoint to the same accuracies and trains another epoch from it.
 #   bash test/cross_stack.sh PYTHON PYTHON [PYTHON...]
 set -euo pipefail
-root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+case ${1:-} in
+    -h | --help)
+        print_header
+        exit 0
+        ;;
+esac
+if [ $# -lt 2 ]; then
+    echo "[Error] name two interpreters or more: bash test/cross_stack.sh PYTHON PYTHON [PYTHON...]" >&2
+    exit 2
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -3,14 +3,13 @@
 # image folder (data/digits), trains sMLPNet-T on them for 6 epochs and evaluates the best weights. Minutes on a CPU.
 #   bash test/quickstart.sh [any option of main.py]
 set -euo pipefail
-. "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 . "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 digits=$root/data/digits
 options=("--data_path=$digits" "--config=$root/configs/digits.yaml" "$@")
 read_options 1 "${options[@]}"
 
 echo "The digits and the checkpoints take 0.7 GB in $root"
-use_environment torch,torchvision,timm,yaml,tqdm,sklearn requirements.txt
+use_environment requirements.txt
 if [ ! -d "$digits" ]; then
     "$PYTHON" "$root/tools/make_digits.py" "$digits"
 fi
