@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 
 import numpy
@@ -231,3 +232,76 @@ def test_torch_s_handler_of_lost_loaders_does_not_stay():
             assert not getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.")
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def test_hidden_folders_are_no_classes(tmp_path):
+    root = make_folder(tmp_path, train=(("a", 3), ("b", 3), (".ipynb_checkpoints", 1)), val=(("a", 1), ("__MACOSX", 2)))
+    loaders = load(root)
+    assert loaders.classes == ["a", "b"] and (loaders.train.image_count, loaders.val.image_count) == (6, 1)
+    assert loaders.warnings() == [
+        "%s/train: 1 hidden folder passed over: .ipynb_checkpoints; rename one that holds images to use" % root,
+        "%s/val: 1 hidden folder passed over: __MACOSX; rename one that holds images to use" % root,
+    ]
+    for part, name in (("train", "a"), ("train", "b"), ("val", "a")):
+        shutil.rmtree(os.path.join(root, part, name))
+    with pytest.raises(UserError, match="train has no class folders"):
+        load(root)
+
+
+def test_a_class_that_a_checkpoint_names_stays_one_though_it_is_hidden(tmp_path):
+    root = make_folder(tmp_path, train=((".hidden", 2), ("a", 2)), val=((".hidden", 1), ("a", 1)))
+    options = parse("--data-path=" + root, "--input-size=32", "--batch-size=2", "--num-workers=0")
+    loaders = datasets.build_loaders(options, ONE_RANK, [".hidden", "a"])
+    assert loaders.classes == [".hidden", "a"] and loaders.train.image_count == 4 and loaders.warnings() == []
+    assert sum((targets.tolist() for _, targets in loaders.val), []) == [0, 1]
+
+
+def test_one_class_alone_is_warned_of(tmp_path):
+    deep = [("images/cat", 2), ("images/dog", 2)]
+    root = make_folder(tmp_path / "deep", train=deep, val=deep)
+    (line,) = load(root).warnings()
+    assert line.startswith("%s/train has one class alone, images, which leaves nothing to learn" % root)
+    assert line.endswith("too deep: move them from %s/train/images to %s/train" % (root, root))
+    root = make_folder(tmp_path / "one", train=(("cat", 4),), val=(("cat", 2),))
+    (line,) = load(root).warnings()
+    assert line.endswith("one class alone, cat, which leaves nothing to learn: add the folders of the other classes")
+    assert len(load(root, "--eval").warnings()) == 1
+
+
+def test_classes_below_folders_of_the_same_names_are_warned_of(tmp_path):
+    places = [("%s/%s" % (year, name), 2) for year in ("2020", "2021") for name in ("cat", "dog")]
+    root = make_folder(tmp_path, train=places, val=places)
+    lines = load(root).warnings()
+    assert len(lines) == 2 and all("and each has cat, dog; if those are the classes" in line for line in lines)
+    os.rename(os.path.join(root, "train", "2020", "cat", "0.png"), os.path.join(root, "train", "2020", "0.png"))
+    assert len(load(root).warnings()) == 1
+
+
+def test_files_that_are_passed_over_are_counted(tmp_path):
+    root = make_folder(tmp_path)
+    for part, name in (("train/a", "x.HEIC"), ("train/b", "y.heic"), ("train", "notes.txt"), ("val/a", "Thumbs.db")):
+        with open(os.path.join(root, part, name), "wb"):
+            pass
+    first, second = load(root).warnings()
+    assert first.startswith("%s/train: 3 files passed over: .heic 2, .txt 1; --extensions .heic reads such" % root)
+    assert second == "%s/val: 1 file passed over: .db 1" % root
+
+
+@pytest.mark.parametrize("part, name", [("train", "c"), ("val", "a"), ("val", "")])
+def test_folders_of_other_files_alone_are_told_with_their_kinds(tmp_path, part, name):
+    root = make_folder(tmp_path, val=(("b", 1),) if name else ())
+    folder = os.path.join(root, part, name or "a")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "x.gif"), "wb"):
+        pass
+    place = os.path.join(root, part, name).rstrip("/")
+    with pytest.raises(UserError, match=r"%s holds no images.*; 1 file passed over: \.gif 1; --ext" % place):
+        load(root)
+
+
+def test_a_data_set_within_the_folder_is_named(tmp_path):
+    root = make_folder(tmp_path / "archive" / "inner")
+    with pytest.raises(
+        UserError, match="--data-path %s: it has no folder train/; %s has: name that" % (tmp_path, root)
+    ):
+        load(str(tmp_path))

@@ -19,7 +19,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import main
 import predict
-from checkpoints import store
+from checkpoints import loading, store
 from checkpoints import weights as checkpoint_weights
 from models.smlp import sMLPNet
 from runtime.compat import create_model
@@ -315,3 +315,65 @@ def test_a_classifier_names_the_image_that_fails(weights, models, tmp_path):
         classifier(Image.new("RGB", (1, 300000)))
     with pytest.raises(ValueError, match="the output of the model is not finite"):
         predict.load(save(tmp_path / "nan.pth", scale=float("nan")), device="cpu")(make_image(tmp_path / "a.png"))
+
+
+def write_all(folder, names):
+    """Write an image of another seed under each name."""
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(names):
+        kind = "GIF" if name.lower().endswith(".gif") else "PNG"
+        odd_pictures.pixels(32, 32, seed).save(str(folder / name), kind)
+    return folder
+
+
+def test_what_is_passed_over_in_a_folder_is_counted(weights, tmp_path, capsys):
+    folder = write_all(tmp_path / "photos", ["a.png", "b.gif", "c.GIF", "d.heic"])
+    write_all(folder / ".thumbnails", ["a.png"])
+    rows, err = predicted(capsys, weights, str(folder), str(folder / "b.gif"))
+    assert [os.path.basename(row["path"]) for row in rows] == ["a.png", "b.gif"]  # a file that is named is read
+    line = (
+        "predict.py: %s: 3 files passed over: .gif 2, .heic 1; --extensions .gif .heic reads such images too" % folder
+    )
+    assert line in err and "%s: 1 hidden folder passed over: .thumbnails; " % folder in err
+    rows, err = predicted(capsys, weights, str(folder), "--extensions", ".gif")
+    assert [os.path.basename(row["path"]) for row in rows] == ["a.png", "b.gif", "c.GIF"]
+    assert "1 file passed over: .heic 1" in err
+
+
+def test_a_folder_of_other_files_alone_is_told_with_their_kinds(weights, tmp_path, capsys):
+    folder = write_all(tmp_path / "photos", ["a.heic", "b.heic"])
+    assert predict.main([weights, str(folder)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "photos holds no image (.jpg, " in line and "; 2 files passed over: .heic 2; --extensions .heic reads" in line
+    )
+
+
+def top_of(rows):
+    return {os.path.basename(row["path"]): row["top"] for row in rows}
+
+
+def test_images_are_read_as_in_training(models, tmp_path, capsys):
+    folder = write_all(tmp_path / "photos", ["a.png", "b.gif"])
+    scene, exif = odd_pictures.pixels(32, 32, 7), Image.Exif()
+    exif[0x112] = 6
+    scene.save(str(folder / "upright.png"))
+    scene.transpose(Image.ROTATE_90).save(str(folder / "photo.png"), exif=exif.tobytes())
+    args = {"model": "smlpnet_tiny", "input_size": 32, "extensions": [".gif"], "exif_transpose": True}
+    recorded = save(tmp_path / "recorded.pth")
+    store.save_as(dict(loading.load(recorded), args=args), recorded)
+    rows, err = predicted(capsys, recorded, str(folder))
+    top = top_of(rows)
+    assert len(rows) == 4 and "passed over" not in err and top["photo.png"] == top["upright.png"]
+    rows, err = predicted(capsys, recorded, str(folder), "--no-exif-transpose", "--extensions", ".bin")
+    assert len(rows) == 3 and ".gif 1" in err and top_of(rows)["photo.png"] != top_of(rows)["upright.png"]
+    classifier = predict.load(recorded, device="cpu")
+    with Image.open(str(folder / "photo.png")) as opened:
+        assert classifier(str(folder / "photo.png")) == classifier(opened) == classifier(scene)
+    sheets = []
+    for words in ((), ("--no-exif-transpose",)):
+        sheet = tmp_path / ("sheet%d.png" % len(words))
+        predicted(capsys, recorded, str(folder / "photo.png"), "--plot=%s" % sheet, *words)
+        with Image.open(str(sheet)) as drawn:
+            sheets.append(drawn.crop((8, 8, 168, 168)).tobytes())
+    assert sheets[0] != sheets[1]

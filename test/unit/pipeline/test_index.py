@@ -1,6 +1,7 @@
 """The index of the images: ImageFolder's order, and a cache that is used only while it is right."""
 
 import errno
+import json
 import logging
 import os
 import pickle
@@ -23,6 +24,8 @@ from torchvision.datasets import ImageFolder
 import datasets
 from options import parsing
 from pipeline import index
+from pipeline.decoding import Decoding
+from pipeline.passed_over import PassedOver
 from runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("heard", "hasty")
@@ -266,3 +269,99 @@ def test_the_benchmark_of_the_start(tmp_path, monkeypatch):
     assert {row.unit for row in rows} >= {"s"} and len({row.setting for row in rows}) == 3
     assert [row.ratio for row in rows if start.PEER in row.setting and row.unit == "s"] == [1.0]
     assert start.run(types.SimpleNamespace(files=99, tree=str(tmp_path / "tree")))[0].setting.startswith("8 files")
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_an_index_that_others_may_write_is_not_trusted(tree, cache, caplog, mode):
+    path = cached(tree, cache)
+    os.chmod(path, mode)
+    images = found(tree, cache)
+    assert not is_hit(images) and images == ImageFolder(tree).samples
+    assert warnings_in(caplog) == ["%s is listed anew: of the index in %s, other users may write to it" % (tree, path)]
+    index.keep(images, cache)
+    assert is_hit(found(tree, cache)) and os.stat(path).st_mode & 0o777 == mode & ~0o022
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o000, 0o027])
+def test_an_index_is_written_for_its_owner_alone_to_change(tree, cache, mask):
+    before = os.umask(mask)
+    try:
+        path = cached(tree, cache)
+    finally:
+        os.umask(before)
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~mask & ~0o022
+
+
+@pytest.mark.parametrize("owner, is_trusted", [(65534, False), (0, True)])
+def test_an_index_of_another_user_is_not_trusted(tree, cache, caplog, monkeypatch, owner, is_trusted):
+    path = cached(tree, cache)
+    if os.geteuid() == 0:
+        os.chown(path, owner, -1)
+    else:
+        own, monkeypatched = os.fstat, lambda handle: os.stat_result((*own(handle)[:4], owner, *own(handle)[5:]))
+        monkeypatch.setattr(index.os, "fstat", monkeypatched)
+    assert is_hit(found(tree, cache)) == is_trusted
+    line = "%s is listed anew: of the index in %s, its owner is another user (%d)" % (tree, path, owner)
+    assert warnings_in(caplog) == ([] if is_trusted else [line])
+
+
+def test_an_index_that_is_cut_while_it_is_used_does_no_harm(tree, cache):
+    path = cached(tree, cache)
+    images = found(tree, cache)
+    with open(path, "r+b") as file:
+        file.truncate(10)
+    assert images == ImageFolder(tree).samples  # a mapped file would end the process by SIGBUS
+    assert not is_hit(found(tree, cache))
+
+
+def test_other_extensions_are_listed_anew(tree, cache, caplog):
+    touch(tree, "a", "more.GIF")
+    touch(tree, "b", "photo.heic")
+    touch(tree, "loose.png")
+    settle()
+    cached(tree, cache)
+    kinds = found(tree, cache).passed_over.kinds
+    assert kinds == {".gif": 1, ".heic": 1, ".txt": 1} and found(tree, cache).passed_over.loose == 1
+    asked = Decoding((".gif",))
+    block = index.find(tree, ["a", "b"], cache, lambda: None, asked)
+    images = index.ImageIndex(block, tree)
+    assert not is_hit(images) and len(images) == 8 and images.passed_over.kinds == {".heic": 1, ".txt": 1}
+    index.keep(images, cache)
+    assert is_hit(index.ImageIndex(index.find(tree, ["a", "b"], cache, lambda: None, asked), tree))
+    assert not is_hit(found(tree, cache))
+
+
+def test_hidden_folders_are_not_listed(tree, cache, tmp_path):
+    before = ImageFolder(tree).samples
+    for name in (".ipynb_checkpoints", "__MACOSX", "a/@eaDir", "a/in/.thumbnails", "b/link/.Trash"):
+        touch(tree, name, "x.png")
+    os.symlink(tree, os.path.join(tree, "a", ".back"))  # would lead back, if it were looked into
+    settle()
+    cached(tree, cache)
+    images = found(tree, cache)
+    assert images == before and images.passed_over.folder_count == 6
+    assert set(images.passed_over.folders) >= {".ipynb_checkpoints", "__MACOSX", "a/@eaDir", "a/in/.thumbnails"}
+    known = index.list_images(tree, [".ipynb_checkpoints", "a", "b"])  # a class of a run that an older version trained
+    assert len(known) == len(before) + 1 and known[0] == (os.path.join(tree, ".ipynb_checkpoints", "x.png"), 0)
+    assert known.passed_over.folder_count == 5
+
+
+def test_kinds_of_files_are_bounded():
+    passed_over = PassedOver()
+    names = ["x.%dq" % number for number in range(5000)] + [
+        ".DS_Store",
+        "no",
+        "x.b\n",
+        "x." + 30 * "y",
+        "X.HEIC",
+        "x.1",
+    ]
+    passed_over.add_files(names)
+    assert sum(passed_over.kinds.values()) == 5006 and len(passed_over.kinds) == 1001
+    few = PassedOver()
+    few.add_files(names[5000:])
+    assert few.lines()[0].startswith("6 files passed over: .1 1, .ds_store 1, .heic 1, no extension 1, others 2; --ext")
+    (line,) = passed_over.lines()
+    assert len(line) < 200 and line.startswith("5006 files passed over: .0q 1, ") and line.endswith(" of other kinds")
+    again = PassedOver.from_dict(json.loads(json.dumps(passed_over.as_dict())))
+    assert again.lines() == passed_over.lines()
