@@ -62,7 +62,7 @@ def train_one_epoch(
             if save_now or progress.is_due(step) or (run.stop.number and run.ranks.world_size == 1):
                 stop = _agree(run, batches, epoch, step, progress)
             if not result.is_skipped:
-                run.precision.step(run.optimizer, run.model.parameters(), run.clip_grad)
+                run.update()
                 run.ema.update(run.bare_model, epoch * steps + step)
             done = step + 1
             if is_within and (save_now or stop):

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import nn
 
-from checkpoints import weights
+from checkpoints import loading, safetensors_files, weights
 from runtime import exporting
 from runtime.errors import RunError, reason
 from runtime.names import IMAGENET_MEAN, IMAGENET_STD
@@ -135,8 +135,8 @@ def _load_onnx(data: bytes) -> tuple[Callable[[torch.Tensor], torch.Tensor], dic
 
 def _write_weights(path: str, network: TrainedModel) -> None:
     metadata = weights.metadata_of(network.info, network.checkpoint)
-    weights.save_safetensors(path, weights.clone(network.weights), metadata)
-    written = weights.read(path)["model"]
+    safetensors_files.write(path, weights.clone(network.weights), metadata)
+    written = loading.load(path)["model"]
     if sorted(written) != sorted(network.weights):
         raise RunError("the names of the weights are not those that were written")
     for name, value in network.weights.items():

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
+import warnings
 import zipfile
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Sequence
 
 import torch
 
-from checkpoints.store import FORMAT
+from checkpoints import safetensors_files
 from checkpoints.tensors_only import TensorsOnly
-from runtime.errors import UserError
+from checkpoints.validation import validated
+from runtime.errors import UserError, one_line, out_of_memory, reason
+from utils import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,52 +43,41 @@ def load_first_good(paths: Sequence[str]) -> tuple[dict[str, Any], str, list[str
 
 
 def load(path: str) -> dict[str, Any]:
-    """Return the checkpoint in the file `path`, on the CPU; UserError unless it is tensors and plain containers.
+    """Return the checkpoint in the file `path`, of any kind, on the CPU, as of validation.validated.
 
-    Checkpoints of the published code pickle their options as an `argparse.Namespace`, the one class allowed beside
-    tensors.
+    It is one of this project, one of the published code, which pickles its options as an `argparse.Namespace`, a
+    dictionary of weights, or a .safetensors file. UserError where it is none, or holds anything but tensors and plain
+    containers; no code in it runs.
     """
     try:
-        loaded = _read(path)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            loaded = safetensors_files.read(file) if safetensors_files.is_one(file) else _read(file)
+    except FileNotFoundError:
+        raise UserError("%s: no such file" % path) from None
+    except UserError as error:
+        raise UserError("%s: %s" % (path, error)) from None
     except Exception as error:  # unpickling raises nearly anything on a file that is no checkpoint
         raise UserError("%s is not a readable checkpoint: %s" % (path, _reason_for(error))) from None
-    if not isinstance(loaded, dict):
-        raise UserError("%s is not a checkpoint: it holds a %s" % (path, type(loaded).__name__))
-    if "model" not in loaded:
-        if not loaded or not all(torch.is_tensor(value) for value in loaded.values()):
-            raise UserError("%s is not a checkpoint of a model: it has no entry 'model'" % path)
-        loaded = {"model": loaded}
-    check_contents(path, loaded)
-    if loaded.get("format", FORMAT) != FORMAT:
-        raise UserError("%s has format %r, this program reads format %d" % (path, loaded["format"], FORMAT))
-    return loaded
+    return validated(path, loaded, size)
 
 
-def check_contents(path: str, loaded: dict[str, Any]) -> None:
-    """Raise UserError where an entry that is used later is of the wrong kind."""
-    kinds: dict[str, Any] = {
-        "epoch": int,
-        "step": int,
-        "args": (dict, argparse.Namespace),
-        "classes": (list, tuple),
-        "history": list,
-    }
-    for name, kind in kinds.items():
-        if loaded.get(name) is not None and not isinstance(loaded[name], kind):
-            raise UserError("%s is not a checkpoint: its %s is a %s" % (path, name, type(loaded[name]).__name__))
-    for name in ("model", "model_ema"):
-        weights = {} if loaded.get(name) is None else loaded[name]
-        if not isinstance(weights, dict) or not all(torch.is_tensor(value) for value in weights.values()):
-            raise UserError("%s is not a checkpoint of a model: its entry %r holds no weights" % (path, name))
+class _RefusedError(ValueError):
+    """A file whose fault is known; the message is for the user."""
 
 
 def _reason_for(error: Exception) -> str:
-    """Return why a file could not be unpickled, on one line."""
+    """Return why a file could not be read, on one line; torch's own texts advise to let the file run its code."""
     refused = re.search(r"GLOBAL (\S+)", str(error))
     if refused:
         return "it contains %s, which a checkpoint may not" % refused.group(1)
-    lines = str(error).strip().splitlines()
-    return "it is damaged, or another kind of file (%s)" % (lines[0] if lines else type(error).__name__)
+    if isinstance(error, (_RefusedError, OSError)):
+        return reason(error)
+    if str(error).startswith("it contains "):  # of TensorsOnly
+        return one_line(str(error), 500)
+    if out_of_memory(error):
+        return "there is too little memory for it, or it is damaged"
+    return "it is damaged, or another kind of file"
 
 
 def options_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -93,24 +86,31 @@ def options_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return dict(vars(options)) if isinstance(options, argparse.Namespace) else dict(options)
 
 
-def _read(path: str) -> Any:
-    _check_sums(path)
-    with open(path, "rb") as file:  # torch 1.5 cannot open every path that Python can
+def _read(file: BinaryIO) -> Any:
+    _check_archive(file)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch asks users to report what it does not know
         if hasattr(torch.serialization, "safe_globals"):
             with torch.serialization.safe_globals([argparse.Namespace]):
                 return torch.load(file, map_location="cpu", weights_only=True)
         return torch.load(file, map_location="cpu", pickle_module=TensorsOnly)
 
 
-def _check_sums(path: str) -> None:
-    """Raise ValueError if an entry does not match its checksum, which torch itself does not verify."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            if any(name.endswith("/constants.pkl") for name in file.namelist()):
-                raise ValueError("it is a TorchScript program")
-            damaged = file.testzip()
-        if damaged:
-            raise ValueError("the checksum of %s is wrong" % damaged)
+def _check_archive(file: BinaryIO) -> None:
+    """Raise _RefusedError if an entry does not match its checksum, which torch itself does not verify, or expands."""
+    if not zipfile.is_zipfile(file):
+        return
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            raise _RefusedError("it is a TorchScript program")
+        if sum(max(entry.file_size, entry.compress_size) for entry in entries) > size:
+            raise _RefusedError("it is damaged: it is shorter than its contents")
+        damaged = archive.testzip()
+    if damaged:
+        raise _RefusedError("it is damaged: the checksum of %s is wrong" % one_line(damaged, 500))
 
 
 def check_fits(path: str, state: dict[str, Tensor], model: nn.Module) -> None:
@@ -124,14 +124,25 @@ def check_fits(path: str, state: dict[str, Tensor], model: nn.Module) -> None:
                 "%s is the checkpoint of another model, image size or number of classes: %s is %s there, %s here"
                 % (path, name, tuple(state[name].shape), tuple(expected[name].shape))
             )
+        if expected[name].is_floating_point() and not state[name].is_floating_point():
+            raise UserError("%s is not a checkpoint: its %s holds whole numbers" % (path, name))
     extra = sorted(set(state) - set(expected))
     if extra:
         raise UserError("%s is the checkpoint of another model: %s has no place here" % (path, extra[0]))
+
+
+def fill(path: str, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load `weights` into `model`; UserError unless they fit."""
+    check_fits(path, weights, model)
+    model.load_state_dict(weights)
 
 
 def load_into(path: str, run: Any, state: dict[str, Any]) -> None:
     """Restore `run` from `state`; UserError if its optimizer or precision does not fit."""
     try:
         run.load_state_dict(state)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise UserError("%s cannot be resumed with these options: %s" % (path, error)) from None
+    except Exception as error:  # optimizers and scalers raise nearly anything on what is no state of theirs
+        if out_of_memory(error):
+            raise
+        raise UserError("%s cannot be resumed with these options: %s" % (path, one_line(reason(error), 500))) from None
+    run.resumed_from = path

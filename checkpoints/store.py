@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import logging
 import os
 import shutil
 import time
@@ -22,6 +23,7 @@ from utils import replacing, sync_file, sync_folder
 
 FORMAT = 1
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
+FOR_TRAINING, FOR_WEIGHTS = (LATEST, PREVIOUS, BEST), (BEST, LATEST, PREVIOUS)  # which of them is read first
 NOT_FINITE = "nonfinite.pth"
 # The format with checksums, which is not the default of torch 1.5.
 _SWITCH = "_use_new_zipfile_serialization"
@@ -127,14 +129,14 @@ def _link_or_copy(source: str, target: str) -> None:
 def copy_best(source: str, folder: str) -> bool:
     """Link the best checkpoint of the folder `source` into `folder`, and return whether there is one."""
     path = os.path.join(source, BEST)
-    if os.path.exists(path):
+    if os.path.isfile(path):
         _link_or_copy(path, os.path.join(folder, BEST))
-    return os.path.exists(path)
+    return os.path.isfile(path)
 
 
 def checkpoints_in(folder: str) -> list[str]:
     """Return the paths of the checkpoints in `folder`, the newest first."""
-    paths = [os.path.join(folder, name) for name in (LATEST, PREVIOUS, BEST)]
+    paths = [os.path.join(folder, name) for name in FOR_TRAINING]
     return [path for path in paths if os.path.exists(path)]
 
 
@@ -149,17 +151,20 @@ def rename_by_time(path: str, suffix: str = "") -> str:
     return target
 
 
-def resolve(path: str, names: Sequence[str] = (LATEST, BEST), option: str = "--resume") -> str:
+def resolve(path: str, names: Sequence[str] = FOR_TRAINING, option: str = "--resume") -> str:
     """Return the checkpoint file for the `path` of `--resume` or another option.
 
-    It is `path` itself, the first of `names` in the folder `path`, or the file that is downloaded from a URL.
+    It is `path` itself, the first of `names` in the folder `path`, or the file that is downloaded from a URL. Only
+    regular files count: a pipe would be waited for.
     """
     if download.is_url(path):
         return download.fetch(path)
     if os.path.isdir(path):
-        for name in names:
-            if os.path.exists(os.path.join(path, name)):
-                return os.path.join(path, name)
+        for candidate in [os.path.join(path, name) for name in names]:
+            if os.path.isfile(candidate):
+                return candidate
+            if os.path.lexists(candidate):
+                logging.getLogger().warning("%s is passed over: it is not a regular file", shown(candidate))
         text = "%s %s: the folder holds neither %s" % (option, shown(path), " nor ".join(names))
         raise UserError(text + _hint_below(path, names))
     if not os.path.exists(path):

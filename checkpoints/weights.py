@@ -1,13 +1,7 @@
-"""Trained weights of any kind: read, identified as weights of a model, and loaded into it.
-
-A file is a checkpoint of this project, of the authors or of the Ascend port, a dictionary of weights, or a .safetensors
-file.
-"""
+"""Trained weights: identified as those of a model, and loaded into it."""
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DEFAULT_SIZE = 224
+LARGEST_SIZE = 2**14  # pixels
 
 
 @dataclass
@@ -55,13 +50,12 @@ def load_model(path: str, use_ema: bool = False, token_layout: str | None = None
     `token_layout` overrides what the file records. UserError where the file holds no model, or no EMA weights for
     `use_ema`.
     """
-    path = store.resolve(path, (store.BEST, store.LATEST), "the checkpoint")
-    checkpoint = read(path)
+    path = store.resolve(path, store.FOR_WEIGHTS, "the checkpoint")
+    checkpoint = loading.load(path)
     info = identify(path, checkpoint, token_layout)
     weights = select_weights(path, checkpoint, use_ema)
     model = create_model(info.model, **info.keywords)
-    loading.check_fits(path, weights, model)
-    model.load_state_dict(weights)
+    loading.fill(path, model, weights)
     recorded = _class_names(checkpoint, info.classes)
     names = recorded or [str(number) for number in range(info.classes)]
     return TrainedModel(path, model.eval(), weights, info, checkpoint, names, recorded is not None)
@@ -69,52 +63,7 @@ def load_model(path: str, use_ema: bool = False, token_layout: str | None = None
 
 def _class_names(checkpoint: dict[str, Any], count: int) -> list[str] | None:
     names = checkpoint.get("classes")
-    if not names or len(names) != count or not all(isinstance(name, str) for name in names):
-        return None
-    return list(names)
-
-
-def read(path: str) -> dict[str, Any]:
-    """Return the checkpoint in a file of any kind, in the form that checkpoints.loading.load returns."""
-    if not os.path.isfile(path):
-        raise UserError("%s: no such file" % path)
-    with open(path, "rb") as file:
-        is_pickle_or_zip = file.read(2) in (b"PK", b"\x80\x02")
-    return loading.load(path) if is_pickle_or_zip else _read_safetensors(path)
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise UserError("the package safetensors is not installed: pip install safetensors") from None
-    return safetensors
-
-
-def _read_safetensors(path: str) -> dict[str, Any]:
-    library = _safetensors()
-    with open(path, "rb") as file:  # the library itself opens no path that is not UTF-8
-        data = file.read()
-    try:
-        weights = library.torch.load(data)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")].decode()).get("__metadata__", {})
-    except Exception as error:  # the library raises its own class, which is no exported name in old releases
-        raise UserError("%s is neither a checkpoint nor a safetensors file: %s" % (path, error)) from None
-    try:
-        checkpoint = {name: json.loads(metadata[name]) for name in ("args", "epoch", "classes") if name in metadata}
-    except ValueError:
-        raise UserError("%s: its metadata is not JSON" % path) from None
-    checkpoint["model"] = weights
-    loading.check_contents(path, checkpoint)
-    return checkpoint
-
-
-def save_safetensors(path: str, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write the weights, with plain values as JSON in the file's metadata."""
-    texts = {name: json.dumps(value) for name, value in metadata.items()}
-    data = _safetensors().torch.save(weights, dict(texts, format="pt"))
-    with open(path, "wb") as file:  # the library's own files are readable for their owner alone
-        file.write(data)
+    return list(names) if names and len(names) == count else None
 
 
 def select_weights(path: str, checkpoint: dict[str, Any], use_ema: bool) -> dict[str, Tensor]:
@@ -142,24 +91,32 @@ def identify(path: str, checkpoint: dict[str, Any], token_layout: str | None = N
     family = families.family_of_weights(weights)
     if family is None:
         raise UserError("%s holds the weights of none of the models (--list-models)" % path)
-    classes = len(weights[family.classifier_key])
-    size = family.image_size(weights) or options.get("input_size") or DEFAULT_SIZE
-    chosen = family.keywords_of_weights(weights)
+    unlike = "%s holds weights like those of %s, but of no model of that family" % (path, family.name)
+    try:
+        size = family.image_size(weights) or options.get("input_size") or DEFAULT_SIZE
+        chosen = family.keywords_of_weights(weights)
+    except IndexError:  # a layer's weights have too few dimensions
+        raise UserError(unlike) from None
     if "token_layout" in family.options:
         chosen["token_layout"] = token_layout
-    keywords = dict(family.keywords(options, **chosen), num_classes=classes, image_size=size)
+    keywords = dict(family.keywords(options, **chosen), image_size=size)
+    # Compared for one class: of the others there may be more than memory for a model.
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    classifier = (family.classifier_key, family.classifier_key.replace("weight", "bias"))
+    classes = min(len(weights[name]) if weights[name].dim() else 0 for name in classifier if name in weights)
+    for name in classifier:
+        shapes[name] = (1,) + shapes.get(name, ())[1:] if shapes.get(name, ())[:1] == (classes,) else ()
     for name in sorted(family.model_names, key=lambda name: name != options.get("model")):
-        if _shapes_of(name, keywords) == shapes:
-            return WeightsInfo(name, classes, size, keywords, options)
-    raise UserError("%s holds weights like those of %s, but of no model of that family" % (path, family.name))
+        if size <= LARGEST_SIZE and _shapes_of(name, dict(keywords, num_classes=1)) == shapes:
+            return WeightsInfo(name, classes, size, dict(keywords, num_classes=classes), options)
+    raise UserError(unlike)
 
 
 def _shapes_of(name: str, keywords: dict[str, Any]) -> dict[str, tuple[int, ...]] | None:
     try:
         with without_contents():
             model = create_model(name, **keywords)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):
         return None  # it cannot be built for this size, or with these options
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 

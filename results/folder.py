@@ -64,7 +64,7 @@ def make_plan(options: Options, world_size: int = 1) -> Plan:
 
 def _plan_evaluation(options: Options) -> Plan:
     if options.resume:
-        path = store.resolve(options.resume, (store.BEST, store.LATEST))
+        path = store.resolve(options.resume, store.FOR_WEIGHTS)
         return Plan(loading.load(path), path)
     found = store.checkpoints_in(options.output_dir) if options.output_dir and options.auto_resume else []
     if found:

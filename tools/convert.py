@@ -48,8 +48,8 @@ def convert(options: argparse.Namespace) -> None:
     kind = options.to or ("safetensors" if options.target.endswith(".safetensors") else "ours")
     check_target(options.target, options.force)
     with slow_imports():
-        from checkpoints import store, weights
-    checkpoint = weights.read(options.source)
+        from checkpoints import loading, store, weights
+    checkpoint = loading.load(options.source)
     info = weights.identify(options.source, checkpoint, options.token_layout)
     print("found    " + weights.describe(info, checkpoint))
     selected = weights.select_weights(options.source, checkpoint, options.ema)
@@ -60,19 +60,19 @@ def convert(options: argparse.Namespace) -> None:
             write(staged, kind, selected, info, checkpoint)
         except store.SaveError as error:
             raise RunError(str(error)) from None
-        check_same(info, selected, weights.read(staged)["model"])
+        check_same(info, selected, loading.load(staged)["model"])
     words = (shown(options.target), kind, shown(options.source))
     print("written  %s as %s; its logits are those of %s, bit by bit" % words)
 
 
 def write(path: str, kind: str, selected: dict[str, Tensor], info: WeightsInfo, checkpoint: dict[str, Any]) -> None:
     """Write the selected weights and their metadata as a file of this kind."""
-    from checkpoints import store, weights
+    from checkpoints import safetensors_files, store, weights
 
     metadata = weights.metadata_of(info, checkpoint)
     selected = weights.clone(selected)
     if kind == "safetensors":
-        weights.save_safetensors(path, selected, metadata)
+        safetensors_files.write(path, selected, metadata)
         return
     if kind == "authors":
         metadata["args"] = argparse.Namespace(**metadata["args"])

@@ -27,7 +27,7 @@ class InitialWeights:
 
 def read(option: str) -> InitialWeights:
     """Return the weights in a file, in a folder (its best checkpoint), or at an https address."""
-    path = store.resolve(option, (store.BEST, store.LATEST), "--finetune")
+    path = store.resolve(option, store.FOR_WEIGHTS, "--finetune")
     checkpoint = loading.load(path)
     return InitialWeights(path, checkpoint["model"], loading.options_of(checkpoint), checkpoint.get("classes"))
 
@@ -48,8 +48,7 @@ def load_weights(source: InitialWeights, model: ImageModel, classes: Sequence[st
         )
     if count:
         lines.append("%d token-mixing layers are resampled to this --input-size" % count)
-    loading.check_fits(source.path, weights, model)
-    model.load_state_dict(weights)
+    loading.fill(source.path, model, weights)
     return lines
 
 

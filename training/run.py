@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
+from checkpoints import training_state
+from runtime.errors import UserError, lost_a_peer, out_of_memory
 from runtime.seeding import position_seed, seed_host
 from runtime.signals import StopSignals
 
@@ -44,6 +46,7 @@ class Run:
     skips_not_finite: bool = False  # whether a step whose loss is not finite is skipped, rather than ending the run
     grad_accum_steps: int = 1
     skipped_in_a_row: int = 0
+    resumed_from: str | None = None  # the checkpoint whose optimizer state no step has proved yet
     stop: StopSignals = field(default_factory=StopSignals)
 
     def seed_step(self, epoch: int, number: int, rank: int) -> None:
@@ -69,15 +72,23 @@ class Run:
         """Restore the state of `state_dict`; the EMA starts from the model's weights if the checkpoint has none."""
         self.bare_model.load_state_dict(state["model"])
         self.ema.load_state_dict(state.get("model_ema") or state["model"])
-        if state.get("optimizer"):
-            self._load_optimizer(state["optimizer"])
+        saved = state.get("optimizer")
+        if saved is not None and not (isinstance(saved, dict) and not saved):  # converted files have none
+            self.optimizer.load_state_dict(training_state.optimizer_state(saved, self.optimizer))
+        training_state.check_scaler(state)
         self.precision.load(state)
 
-    def _load_optimizer(self, state: dict[str, Any]) -> None:
-        """Restore the optimizer's buffers; keep the settings of this run's options and device."""
-        names = ("weight_decay", "betas", "eps", "momentum", "foreach", "fused", "layer_scale")
-        own, saved = self.optimizer.param_groups, state["param_groups"]
-        if len(own) == len(saved):  # torch raises an error otherwise
-            settings = [{name: group[name] for name in names if name in group} for group in own]
-            state = dict(state, param_groups=[dict(group, **mine) for group, mine in zip(saved, settings)])
-        self.optimizer.load_state_dict(state)
+    def update(self) -> None:
+        """Update the weights by their gradients.
+
+        UserError where the first update after a resume fails on the state of the optimizer: only the optimizer itself
+        knows what it needs.
+        """
+        try:
+            self.precision.step(self.optimizer, self.model.parameters(), self.clip_grad)
+        except (TypeError, KeyError, IndexError, AttributeError, AssertionError, ValueError, RuntimeError) as error:
+            if self.resumed_from is None or out_of_memory(error) or lost_a_peer(error):
+                raise
+            message = "%s cannot be resumed: the state of its optimizer is damaged, or of another --opt"
+            raise UserError(message % self.resumed_from) from None
+        self.resumed_from = None

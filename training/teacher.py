@@ -28,7 +28,7 @@ def load_teacher(
     name = options.teacher_model
     if not is_model(name):  # timm would look for some others in the network
         raise UserError("--teacher-model %s is neither a model of this project nor of timm" % name)
-    path = store.resolve(options.teacher_path, (store.BEST, store.LATEST), "--teacher-path")
+    path = store.resolve(options.teacher_path, store.FOR_WEIGHTS, "--teacher-path")
     loaded = loading.load(path)
     recorded = loading.options_of(loaded)
     if recorded.get("model", name) != name:
@@ -38,8 +38,7 @@ def load_teacher(
     except Exception as error:  # a model raises nearly anything on what it does not take
         raise UserError("--teacher-model %s --input-size %d: %s" % (name, options.input_size, error)) from None
     _check_classes(path, teacher, loaded["model"], num_classes)
-    loading.check_fits(path, loaded["model"], teacher)
-    teacher.load_state_dict(loaded["model"])
+    loading.fill(path, teacher, loaded["model"])
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
     teacher.to(torch_device).eval()

@@ -1,5 +1,7 @@
 """Fixtures of the unit tests."""
 
+import signal
+
 import pytest
 from image_folders import make_folder
 from small_models import create_small_model
@@ -16,3 +18,17 @@ def small(monkeypatch, tmp_path):
     base = ["--data-path=" + data, "--input-size=32", "--batch-size=4", "--no-repeated-aug", "--num-workers=0"]
     base += ["--device=cpu", "--amp=none", "--drop=0.1", "--drop-path=0.1", "--lr=0.1", "--warmup-epochs=1"]
     return lambda *words: main.main(base + ["--epochs=3", "--model-ema-decay=0.9"] + list(words))
+
+
+@pytest.fixture
+def no_hang():
+    """Fail a test that waits for ever."""
+
+    def fail(number, frame):
+        raise AssertionError("it hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)

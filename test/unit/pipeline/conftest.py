@@ -2,26 +2,11 @@
 
 import logging
 import os
-import signal
 
 import pytest
 from index_caches import settle, touch
 
 from pipeline import index
-
-
-@pytest.fixture
-def no_hang():
-    """Fail a test that waits for ever."""
-
-    def fail(number, frame):
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(30)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
