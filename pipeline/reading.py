@@ -130,7 +130,9 @@ _TRANSPOSITIONS = {
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8, of an image that is decoded; Pillow itself obeys that of a TIFF then."""
+    """Return the EXIF orientation, 1 to 8, of an image; 1 for a TIFF, whose orientation Pillow itself obeys."""
+    if image.format == "TIFF":
+        return UPRIGHT
     try:
         value = image.getexif().get(0x112)
     except Exception:  # damaged EXIF data raise nearly anything

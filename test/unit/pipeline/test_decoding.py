@@ -6,6 +6,7 @@ import types
 
 import numpy
 import pytest
+from fast_loader import with_libraries
 from image_folders import make_folder
 from loaders import load
 from odd_pictures import decodable, encoded, pixels, write
@@ -18,7 +19,6 @@ from runtime.errors import UserError
 from utils import open_regular
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-with_libraries = pytest.mark.skipif(bool(fast_reading.MISSING), reason=fast_reading.MISSING)
 
 
 def smooth(width=40, height=24):
@@ -171,7 +171,7 @@ def test_a_library_that_is_there_is_loaded_when_it_is_needed(tmp_path, monkeypat
     assert distance(reading.read_image(path), smooth()) == 0 and registered == [1]
 
 
-@pytest.mark.skipif(not decoding.pillow_reads_avif(), reason="this Pillow reads no AVIF")
+@pytest.mark.skipif(not decoding.pillow_reads_avif(), reason="NOT CHECKED: this Pillow reads no AVIF")
 def test_avif_is_read_by_pillow_itself(tmp_path):
     root = make_folder(tmp_path)
     write(os.path.join(root, "train", "a"), {"x.avif": encoded(pixels(), "AVIF")})

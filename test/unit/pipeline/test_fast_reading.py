@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 from command_lines import parse
+from fast_loader import with_libraries
 from image_folders import make_folder
 from loaders import load
 from odd_pictures import decodable, encoded, undecodable, write
@@ -19,13 +20,6 @@ from runtime.compat import augment_operations
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
 from utils import open_regular
-
-try:
-    fast_reading.check()
-    missing = ""
-except UserError as error:
-    missing = str(error)
-with_libraries = pytest.mark.skipif(bool(missing), reason=missing)
 
 
 def photo(width=170, height=130, seed=0):

@@ -158,12 +158,8 @@ def test_pictures_of_other_extensions_are_counted_and_can_be_read(tmp_path, chec
     assert (status, findings["val"]["images"]) == (0, 3)
     assert "2 files passed over: .gif 2; --extensions .gif reads such images too\n" in said
     assert "1 image in no class passed over, beside the class folders: move images into one of them\n" in said
-    status, findings, said, _ = check(root, "--extensions", ".gif", ".avif")
-    assert (status, findings["val"]["images"], findings["val"]["modes"]["P"]) == (
-        0,
-        5,
-        2,
-    ) and "files passed" not in said
+    status, findings, said, _ = check(root, "--extensions", ".gif", ".bin")
+    assert (status, findings["val"]["images"]) == (0, 5) and "files passed over" not in said
 
 
 @pytest.mark.parametrize("parts", [("train",), ("val",), ("train", "val")])
