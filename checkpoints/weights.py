@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Sequence
 
 from checkpoints import loading, store
 from models import families
@@ -59,6 +59,19 @@ def load_model(path: str, use_ema: bool = False, token_layout: str | None = None
     recorded = _class_names(checkpoint, info.classes)
     names = recorded or [str(number) for number in range(info.classes)]
     return TrainedModel(path, model.eval(), weights, info, checkpoint, names, recorded is not None)
+
+
+def order_of(recorded: Sequence[str] | None, wanted: Sequence[str]) -> list[int] | None:
+    """Return the position among the `recorded` names of each of the `wanted` ones, by which outputs are reordered.
+
+    None where these are not the same names; where none are recorded, the order is taken to be the same.
+    """
+    if not recorded or list(recorded) == list(wanted):
+        return list(range(len(wanted)))
+    positions = {name: position for position, name in enumerate(recorded)}
+    if len(positions) != len(recorded) or sorted(positions) != sorted(wanted):
+        return None
+    return [positions[name] for name in wanted]
 
 
 def _class_names(checkpoint: dict[str, Any], count: int) -> list[str] | None:

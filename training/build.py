@@ -56,7 +56,7 @@ def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: S
         model=ranks.wrap(model) if trains else model,
         bare_model=model,
         ema=ema,
-        criterion=build_criterion(options, device, len(classes)),
+        criterion=build_criterion(options, device, classes),
         optimizer=optimizer,
         precision=precision,
         learning_rate=learning_rate,
@@ -132,12 +132,12 @@ def build_model(options: Options, num_classes: int, recorded: Mapping[str, Any])
         raise UserError("--model %s --input-size %d: %s" % (options.model, options.input_size, error)) from None
 
 
-def build_criterion(options: Options, device: Device, num_classes: int) -> nn.Module:
+def build_criterion(options: Options, device: Device, classes: Sequence[str]) -> nn.Module:
     """Return the training criterion: of the targets and, with `--distillation-type`, of a teacher's outputs."""
     criterion = losses.build_criterion(options.mixes, options.smoothing)
     if options.distillation_type == "none" or not options.trains:
         return criterion
-    loaded = teacher.load_teacher(options, device.torch_device, num_classes, create_model)
+    loaded = teacher.load_teacher(options, device.torch_device, classes, create_model)
     kind, alpha, tau = options.distillation_type, options.distillation_alpha, options.distillation_tau
     return losses.Distillation(criterion, loaded, kind, alpha, tau)
 

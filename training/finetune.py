@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Sequence
 
 from checkpoints import loading, store
+from checkpoints.weights import order_of
 from models.resampling import resample
 from runtime.errors import UserError
 
@@ -57,14 +58,20 @@ def _with_head(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights with a head for `classes`: their own, or that of `wanted`; and a line on what was done."""
     weights, head = dict(source.weights), _head_of(model)
-    rows = [len(weights[name]) for name in head if name in weights]
+    rows = [len(weights[name]) for name in head if name in weights and weights[name].dim()]
     if rows == [len(wanted[name]) for name in head]:
-        names_differ = source.classes is not None and list(source.classes) != list(classes)
-        return weights, ["the head is kept, although its class names differ"] if names_differ else []
+        recorded = source.classes if source.classes and len(source.classes) == len(classes) else None
+        order = order_of(recorded, classes)
+        if order is not None:
+            if order == list(range(len(classes))):
+                return weights, []
+            weights.update({name: weights[name][order] for name in head})
+            return weights, ["the rows of the head are reordered by the names of the classes"]
     for name in head:
         weights[name] = wanted[name]
     count = "%d classes" % rows[0] if rows else "no classes"
-    return weights, ["the head of %s is replaced by a new one of %d" % (count, len(classes))]
+    other = "%d other classes" % rows[0] if rows and rows[0] == len(classes) else count
+    return weights, ["the head of %s is replaced by a new one of %d" % (other, len(classes))]
 
 
 def _head_of(model: ImageModel) -> list[str]:

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+import logging
+from typing import TYPE_CHECKING, Any, Callable, Sequence
 
 import torch
+from torch import nn
 
 from checkpoints import loading, store
+from checkpoints.weights import order_of
 from models import families
 from runtime.compat import is_model
-from runtime.errors import UserError, reason
+from runtime.errors import UserError, printable, reason
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from options.parsing import Options
 
 
 def load_teacher(
-    options: Options, torch_device: torch.device, num_classes: int, create: Callable[..., nn.Module]
+    options: Options, torch_device: torch.device, classes: Sequence[str], create: Callable[..., nn.Module]
 ) -> nn.Module:
     """Return `--teacher-model`, built by `create`, with the weights of `--teacher-path`: frozen, in evaluation mode.
 
-    UserError where the file is of another model or another number of classes, or where the model does not take images
-    of `--input-size`.
+    Its outputs are in the order of `classes`, the images', where the file records names. UserError where the file is of
+    another model or of other classes, or where the model does not take images of `--input-size`.
     """
-    name = options.teacher_model
+    name, num_classes = options.teacher_model, len(classes)
     if not is_model(name):  # timm would look for some others in the network
         raise UserError("--teacher-model %s is neither a model of this project nor of timm" % name)
     path = store.resolve(options.teacher_path, store.FOR_WEIGHTS, "--teacher-path")
@@ -43,7 +44,35 @@ def load_teacher(
         parameter.requires_grad_(False)
     teacher.to(torch_device).eval()
     _check_output(teacher, options, torch_device, num_classes)
-    return teacher
+    order = _order_of(path, loaded.get("classes"), classes)
+    if order == list(range(num_classes)):
+        return teacher
+    logging.getLogger().info("the teacher's outputs are reordered by the names of its classes")
+    return Reordered(teacher, torch.tensor(order, device=torch_device))
+
+
+class Reordered(nn.Module):
+    """A `model` whose outputs are taken in the `order` of other columns."""
+
+    def __init__(self, model: nn.Module, order: torch.Tensor) -> None:
+        super().__init__()
+        self.model, self.order = model, order
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, classes)."""
+        return self.model(images)[:, self.order]
+
+
+def _order_of(path: str, recorded: Sequence[str] | None, classes: Sequence[str]) -> list[int]:
+    """Return the teacher's output for each class of the images; UserError where its classes are others."""
+    order, recorded = order_of(recorded, classes), recorded or ()
+    if order is None:
+        missing, more = (sorted(set(these) - set(those)) for these, those in ((classes, recorded), (recorded, classes)))
+        names = ", ".join("%r" % printable(name) for name in (missing[:1] + more[:1]))
+        message = "--teacher-path %s: the teacher's classes have other names than those of the images (%s): give the "
+        message += "folders its names, or pass its weights alone if they are the same (tools/convert.py --to weights)"
+        raise UserError(message % (path, names))
+    return order
 
 
 def _keywords(name: str, recorded: dict[str, Any], image_size: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ import torch
 import utils
 from checkpoints import loading, store
 from runtime.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("no_hang")
 
 
 def path_of(folder, name=store.LATEST):
@@ -125,3 +128,37 @@ def test_a_folder_above_the_runs_names_those_that_hold_a_checkpoint(tmp_path):
         store.save({"model": {}}, str(tmp_path / "output" / str(number)), False)
     with pytest.raises(UserError, match="output/2 and 2 more$"):
         store.resolve(str(tmp_path))
+
+
+def test_a_folder_with_the_previous_checkpoint_alone_is_enough(tmp_path):
+    store.save_as({"model": {}}, path_of(tmp_path, store.PREVIOUS))
+    for names in (store.FOR_TRAINING, store.FOR_WEIGHTS):
+        assert store.resolve(str(tmp_path), names) == path_of(tmp_path, store.PREVIOUS)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device", "socket", "folder"])
+def test_only_regular_files_are_read(tmp_path, kind, caplog):
+    """Reading a pipe would wait for its writer, and reading a device would fill the memory."""
+    (tmp_path / "run").mkdir()
+    odd = path_of(tmp_path / "run")
+    make = {
+        "pipe": lambda: os.mkfifo(odd),
+        "link to a pipe": lambda: (os.mkfifo(str(tmp_path / "pipe")), os.symlink(str(tmp_path / "pipe"), odd)),
+        "device": lambda: os.symlink("/dev/zero", odd),
+        "socket": lambda: socket.socket(socket.AF_UNIX).bind(odd),
+        "folder": lambda: os.mkdir(odd),
+    }
+    make[kind]()
+    store.save_as({"model": {"w": torch.ones(2)}}, path_of(tmp_path / "run", store.PREVIOUS))
+    assert store.resolve(str(tmp_path / "run")) == path_of(tmp_path / "run", store.PREVIOUS)
+    assert "is not a regular file" in caplog.text
+    loaded, path, damaged = loading.load_first_good(store.checkpoints_in(str(tmp_path / "run")))
+    assert path == path_of(tmp_path / "run", store.PREVIOUS) and damaged == [odd]
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        loading.load(odd)
+    os.unlink(path_of(tmp_path / "run", store.PREVIOUS))
+    with pytest.raises(UserError, match="the folder holds neither"):
+        store.resolve(str(tmp_path / "run"))
+    if kind != "folder":
+        with pytest.raises(UserError, match="neither a file nor a folder"):
+            store.resolve(odd)

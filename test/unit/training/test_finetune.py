@@ -135,12 +135,28 @@ def test_a_head_of_other_classes_stays_fresh(family):
     assert lines == ["the head of no classes is replaced by a new one of 3"]
 
 
-def test_a_kept_head_is_reported_where_the_names_differ():
-    first, model = (FAMILIES["smlpnet"](image_size=32, num_classes=2) for _ in range(2))
-    assert finetune.load_weights(source_of(first, ["cat", "dog"]), model, ["cat", "dog"]) == []
-    lines = finetune.load_weights(source_of(first, ["cat", "dog"]), model, ["dog", "cat"])
-    assert lines == ["the head is kept, although its class names differ"]
-    assert torch.equal(first.mlp_head[0].weight, model.mlp_head[0].weight)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_rows_of_a_kept_head_follow_the_names_of_the_classes(family):
+    first, model = (FAMILIES[family](image_size=32, num_classes=3) for _ in range(2))
+    random_weights(first)
+    head = first.get_classifier().state_dict()
+    for recorded in (["ant", "cat", "dog"], None, ["ant"], []):
+        assert finetune.load_weights(source_of(first, recorded), model, ["ant", "cat", "dog"]) == []
+        assert all(torch.equal(value, head[name]) for name, value in model.get_classifier().state_dict().items())
+    lines = finetune.load_weights(source_of(first, ["cat", "dog", "ant"]), model, ["ant", "cat", "dog"])
+    assert lines == ["the rows of the head are reordered by the names of the classes"]
+    for name, value in model.get_classifier().state_dict().items():
+        assert torch.equal(value, head[name][[2, 0, 1]])
+        assert not torch.equal(value, head[name])
+
+
+def test_a_head_of_as_many_other_classes_stays_fresh():
+    for recorded in (["ant", "cat", "eel"], ["ant", "ant", "dog"]):
+        first, model = (FAMILIES["smlpnet"](image_size=32, num_classes=3) for _ in range(2))
+        fresh = model.mlp_head[0].weight.clone()
+        lines = finetune.load_weights(source_of(first, recorded), model, ["ant", "cat", "dog"])
+        assert lines == ["the head of 3 other classes is replaced by a new one of 3"]
+        assert torch.equal(model.mlp_head[0].weight, fresh)
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_a_teacher_of_timm(tmp_path):
         model = create_model(name, num_classes=3).eval()
         torch.save(model.state_dict(), path)
         chosen = parse("--input-size=32", "--teacher-model=" + name, "--teacher-path=" + path, *words)
-        return model, teacher.load_teacher(chosen, torch.device("cpu"), 3, create_model)
+        return model, teacher.load_teacher(chosen, torch.device("cpu"), "abc", create_model)
 
     model, loaded = load("resnet18")
     images = torch.randn(2, 3, 32, 32)
@@ -172,5 +172,25 @@ def test_a_teacher_of_timm(tmp_path):
 def test_a_teacher_keeps_its_token_layout(small, tmp_path):
     assert small("--output-dir=%s" % (tmp_path / "t"), "--epochs=1", "--token-layout=reshape") == 0
     words = ["--teacher-model=smlpnet_tiny", "--teacher-path=%s" % (tmp_path / "t")]
-    made = teacher.load_teacher(parse("--input-size=32", *words), torch.device("cpu"), 2, build.create_model)
+    made = teacher.load_teacher(parse("--input-size=32", *words), torch.device("cpu"), "ab", build.create_model)
     assert made.token_layout == "reshape"
+
+
+def test_a_teacher_is_matched_by_the_names_of_its_classes(taught, tmp_path, caplog):
+    _, words = taught
+    path = str(tmp_path / "t.pth")
+    whole = loading.load(str(tmp_path / "teacher" / "best.pth"))
+    chosen = parse("--input-size=32", "--teacher-model=smlpnet_tiny", "--teacher-path=" + path)
+    images = torch.randn(2, 3, 32, 32)
+
+    def logits(recorded, classes):
+        torch.save(dict(whole, classes=recorded), path)
+        return teacher.load_teacher(chosen, torch.device("cpu"), classes, build.create_model)(images)
+
+    caplog.set_level("INFO")
+    straight = logits(["a", "b"], ["a", "b"])
+    assert torch.equal(logits(None, ["x", "y"]), straight) and "reordered" not in caplog.text
+    assert torch.equal(logits(["b", "a"], ["a", "b"]), straight[:, [1, 0]]) and "reordered" in caplog.text
+    for recorded in (["a", "c"], ["a", "a"]):
+        with pytest.raises(UserError, match="the teacher's classes have other names than those of the images"):
+            logits(recorded, ["a", "b"])
