@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from options.parsing import Options
     from pipeline.readers.base import Reader
     from runtime.distributed import Ranks
+    from runtime.signals import StopSignals
 
 MOST_REPLACED = 1000  # unreadable images in a row before the data set counts as lost
 
@@ -60,6 +61,11 @@ class Loaders:
             lines += [line] if line else []
             lines += ["%s: %s" % (shown(images.folder), text) for text in images.passed_over.lines()]
         return lines
+
+    def obey(self, stop: StopSignals) -> None:
+        """Let the signals that `stop` receives end the wait for a batch."""
+        for batches in filter(None, (self.train, self.val)):
+            batches.stop = stop
 
 
 class Sample(NamedTuple):

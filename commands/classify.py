@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence, overload
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 import datasets
 import engine
 from checkpoints import weights
 from pipeline import batch_bytes, batches
 from pipeline.decoding import Decoding, choose
+from pipeline.loader import Loader, LostProcess
 from pipeline.passed_over import list_images_below
 from pipeline.reading import decode, failure_of, read_image, to_rgb
+from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import eval_transform
 from runtime.affinity import usable_cores
 from runtime.compat import inference_mode
 from runtime.device import select_device
-from runtime.errors import RunError, UserError, reason, shown
-from runtime.signals import ignore_stop_signals
+from runtime.errors import RunError, UserError, shown
 
 if TYPE_CHECKING:
     from typing import Union
@@ -115,13 +115,8 @@ class Classifier:
         dataset = datasets.ImageFolder(list(zip(paths, range(len(paths)))), self.transform, decode=read)
         if workers is None:
             workers = min(MOST_WORKERS, usable_cores()) if len(paths) > batch_size else 0
-        loader = DataLoader(
-            dataset,
-            batch_size,
-            num_workers=workers,
-            collate_fn=batches.collate,
-            worker_init_fn=ignore_stop_signals,
-        )
+        order = ShardBatches(EvalShard(len(paths)), batch_size)
+        loader = Loader(dataset, order, batches.collate, workers)
         for first, (batch, bad_files) in zip(range(0, len(paths), batch_size), _batches_of(loader)):
             ranked = {} if batch is None else self.rank(batch, top)
             reasons = iter(bad_files)
@@ -139,15 +134,15 @@ def _name_of(image: PathOrImage) -> str:
     return shown(os.fspath(name)) if name else "an image in memory"
 
 
-def _batches_of(loader: DataLoader) -> Iterator[Any]:
+def _batches_of(loader: Loader) -> Iterator[Any]:
     """Yield what the loader yields; RunError where one of its processes is lost."""
     try:
-        yield from batches.start(loader)
-    except (RuntimeError, OSError, EOFError) as error:
-        if not batches.means_a_lost_process(error):
-            raise
+        yield from loader.items()
+    except LostProcess as lost:
         message = "a process that reads images was lost (%s): lower --num-workers or --batch-size"
-        raise RunError(message % reason(error)) from None
+        raise RunError(message % lost) from None
+    finally:
+        loader.end()
 
 
 def _prediction(path: str, top: Ranking | None, reasons: Iterator[str]) -> Prediction:

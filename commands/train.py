@@ -56,6 +56,7 @@ def main(options: Options) -> None:
         if plan.is_within_epoch and options.trains:
             datasets.check_same_images(loaders.train, str(plan.path), loaded)
         run = build.build_run(options, ranks, logger, loaders.classes, plan)
+        loaders.obey(run.stop)
         if not options.dry_run:
             begin(options, run, plan)
             if ranks.is_main:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import signal
-import threading
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
-from torch.utils.data import DataLoader
-
 from pipeline import batch_bytes
-from runtime.compat import KEEP_WORKERS
-from runtime.errors import RunError, UserError, reason
-from runtime.signals import ignore_stop_signals
+from pipeline.loader import Loader, LostProcess
+from runtime.errors import RunError, UserError
+from runtime.signals import StopSignals
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from runtime.device import Device
 
-MOST_LOSSES = 3  # loader processes lost in a row, without a batch in between, before the run gives up
+MOST_LOSSES = 3  # loader processes lost one after the other, before the run gives up
+BATCHES_FOR_A_LOSS = 100  # batches that make up for one of them
 
 
 def collate(samples: Sequence[Any]) -> tuple[batch_bytes.ByteBatch | None, list[str]]:
@@ -56,18 +52,11 @@ class Batches:
         self.skip_bad, self.parts, self.workers = skip_bad, parts, workers
         self.is_sharded = False  # whether this rank has only its share of the images
         self.skipped = 0
-        self._make_loader = functools.partial(
-            DataLoader,
-            dataset,
-            batch_sampler=batch_sampler,
-            num_workers=workers,
-            timeout=timeout_s if workers else 0,
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            worker_init_fn=ignore_stop_signals,
-            **(KEEP_WORKERS if workers else {}),
+        self.stop = StopSignals()  # of the run, which obeys it also while no batch comes
+        self._patience, self._delivered = MOST_LOSSES, 0
+        self._loader = Loader(
+            dataset, batch_sampler, collate, workers, timeout_s, pin_memory, stop_signal=lambda: self.stop.number
         )
-        self._loader = self._make_loader()
 
     def __len__(self) -> int:
         """Return the number of steps of an epoch."""
@@ -88,21 +77,19 @@ class Batches:
 
     def _deliver(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.skipped = 0
-        losses = 0
         while True:
-            self.batch_sampler.first_batch = batch
             try:
-                for joined, bad_files in start(self._loader):
-                    batch, losses = batch + 1, 0
+                for joined, bad_files in self._loader.items(batch):
+                    batch += 1
+                    self._delivered += 1
+                    if self._delivered % BATCHES_FOR_A_LOSS == 0:
+                        self._patience = min(self._patience + 1, MOST_LOSSES)
                     self._count_bad(bad_files, 0 if joined is None else len(joined.targets))
                     if joined is not None:
                         yield batch_bytes.normalize(joined, self.device)
                 return
-            except (RuntimeError, OSError, EOFError) as error:
-                if not means_a_lost_process(error):
-                    raise
-                losses += 1
-                self._replace_loader(error, losses)
+            except LostProcess as lost:
+                self._bear(lost)
 
     def _count_bad(self, bad_files: list[str], count: int) -> None:
         if bad_files and not self.skip_bad:
@@ -116,38 +103,13 @@ class Batches:
             )
         self.skipped += len(bad_files)
 
-    def _replace_loader(self, error: Exception, losses: int) -> None:
-        """Start new loader processes after some were lost."""
-        if losses > MOST_LOSSES:
+    def _bear(self, lost: LostProcess) -> None:
+        """Log that new loader processes take the place of lost ones; RunError where that was tried in vain."""
+        if not self._patience:
             raise RunError(
-                "loader processes were lost %d times in a row (%s): lower --num-workers, or give the machine more "
-                "memory (a container more shared memory, by --shm-size)" % (losses, reason(error)),
+                "loader processes were lost again and again (%s): lower --num-workers, or give the machine more memory"
+                % lost,
                 one_rank=True,
             ) from None
-        logging.getLogger().warning("a loader process was lost (%s): new ones are started", reason(error))
-        self._loader = self._make_loader()
-
-
-def means_a_lost_process(error: BaseException) -> bool:
-    """Return whether a loader raised `error` because one of its processes is gone; errors in a process say "Caught"."""
-    if isinstance(error, RuntimeError):
-        signs = ("DataLoader worker (pid", "DataLoader timed out", "Pin memory thread", "items of ancdata")
-        return any(sign in str(error) for sign in signs)
-    lost = (ConnectionError, EOFError, FileNotFoundError)  # its socket, through which it hands over a batch
-    return isinstance(error, lost) and "Caught" not in str(error)
-
-
-def start(loader: DataLoader) -> Iterator[Any]:
-    """Return the loader's iterator, without torch's handler of SIGCHLD.
-
-    That raises wherever the main thread happens to be, even in the middle of an update. A lost process is noticed all
-    the same, when the next batch does not come.
-    """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
-    if getattr(before, "__module__", "").startswith("torch."):  # of a loader that was started otherwise
-        before = signal.SIG_DFL
-    iterator = iter(loader)
-    signal.signal(signal.SIGCHLD, before)
-    return iterator
+        self._patience = 0 if lost.is_silent else self._patience - 1
+        logging.getLogger().warning("a loader process was lost (%s): new ones are started", lost)

@@ -7,15 +7,15 @@ from typing import NamedTuple, Sequence
 
 import numpy
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pipeline.batches import means_a_lost_process
+from pipeline.loader import Loader, LostProcess
 from pipeline.reading import UPRIGHT, BoundedResize, failure_of, open_image, orientation_of
+from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import SMALL_SIZE
-from runtime.errors import RunError, reason
+from runtime.errors import RunError
 from runtime.open_files import too_many
-from runtime.signals import ignore_stop_signals
 from utils import digest_of, open_regular
 
 MOST_NAMED = 1000  # files of a kind that are named; all are counted
@@ -131,24 +131,19 @@ def inspect_images(
     RunError where a process is lost.
     """
     found = InspectionResult(len(images))
-    loader = DataLoader(
-        ImageFiles(images, input_size, is_train),
-        batch_size=_BATCH,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=ignore_stop_signals,
-    )
+    order = ShardBatches(EvalShard(len(images)), _BATCH)
+    loader = Loader(ImageFiles(images, input_size, is_train), order, list, workers, hands_over=False)
     number = 0
     with tqdm(total=len(images), desc=name, unit="image", disable=None) as bar:
         try:
-            for batch in loader:
+            for batch in loader.items():
                 for facts in batch:
                     found.add(number, facts)
                     number += 1
                 bar.update(len(batch))
-        except (RuntimeError, OSError, EOFError) as error:
-            if not means_a_lost_process(error):
-                raise
+        except LostProcess as lost:
             message = "a process was lost while it decoded the images of %s from number %d on (%s): lower --num-workers"
-            raise RunError(message % (name, number, reason(error))) from None
+            raise RunError(message % (name, number, lost)) from None
+        finally:
+            loader.end()
     return found

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 import datasets
 from options import parsing
-from pipeline import batches
 from pipeline.index import list_images
 from pipeline.layout import list_classes
+from pipeline.loader import start
 from runtime.compat import create_transform
 from runtime.errors import UserError
 
@@ -228,7 +228,7 @@ def test_torch_s_handler_of_lost_loaders_does_not_stay():
     try:
         for first in ((), iter(DataLoader([1, 2], num_workers=1))):
             loader = DataLoader([1, 2], num_workers=1)
-            assert list(batches.start(loader)) == [1, 2] and list(first) in ([], [1, 2])
+            assert list(start(loader)) == [1, 2] and list(first) in ([], [1, 2])
             assert not getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch.")
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)

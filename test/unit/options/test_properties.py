@@ -20,7 +20,7 @@ from wild_options import st
 import engine
 import main
 from options import parsing
-from pipeline import batches
+from pipeline import loader
 from runtime.compat import create_model
 from training import build, describe
 
@@ -164,7 +164,7 @@ def sandbox(tmp_path_factory):
     assert run([*folder.base, "--epochs=1", "--output-dir=" + folder.trained]) == (0, "")
     patch.setattr(describe, "log_start", stop_if_large)
     patch.setattr(engine, "Progress", TwoSteps)
-    patch.setattr(batches, "DataLoader", load_here)
+    patch.setattr(loader, "DataLoader", load_here)
     yield folder
     patch.undo()
 

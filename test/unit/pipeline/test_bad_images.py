@@ -1,6 +1,7 @@
 """Odd pictures come out as the reference has them; what is no picture is named, or skipped and counted."""
 
 import contextlib
+import errno
 import importlib
 import os
 import types
@@ -17,8 +18,9 @@ from torchvision import transforms
 
 import datasets
 import engine
-from pipeline import batches, reading
+from pipeline import batches, inspection, reading
 from pipeline.batch_bytes import normalize, stack
+from pipeline.inspection import ImageFiles
 from pipeline.samplers import Position
 from runtime.device import Device
 from runtime.errors import RunError, UserError
@@ -189,6 +191,22 @@ def test_a_data_set_that_vanishes_ends_the_run(tmp_path, monkeypatch, left):
     with pytest.raises(UserError, match="like all that could take its place: is --data-path still there") as caught:
         list(train.epoch(0))
     assert caught.value.one_rank and len(tries) <= 4 * 8
+
+
+def test_too_many_open_files_are_no_fault_of_an_image(tmp_path, monkeypatch):
+    """Which is neither skipped nor reported as broken."""
+    root = make_data(tmp_path, plain(4), plain(2))
+    skipping = load(root, "--skip-bad-images")
+    files = ImageFiles([(os.path.join(root, "val", "a", "z00.png"), 0)], 32, False)
+
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(datasets.FILES, "open", fail)
+    monkeypatch.setattr(inspection, "open_regular", fail)
+    for read in (lambda: list(skipping.val), lambda: list(skipping.train.epoch(0)), lambda: files[0]):
+        with pytest.raises(OSError, match="Too many open files"):
+            read()
 
 
 def test_nothing_readable_ends_a_speed_test(tmp_path):

@@ -1,0 +1,158 @@
+"""Loader processes: too many for the machine, lost, stopped, and unable to hand a batch over. No item is lost."""
+
+import errno
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from limits import open_files
+from torch.utils.data import get_worker_info
+
+from pipeline import handover
+from pipeline.batch_bytes import ImageBytes, stack
+from pipeline.loader import Loader, LostProcess, means_a_lost_process
+from pipeline.samplers import EvalShard, ShardBatches
+from runtime.errors import Stopped
+
+
+def loader_of(count, collate=list, workers=2, hands_over=False, **more):
+    """Return a Loader of the numbers below `count`, by two."""
+    return Loader(range(count), ShardBatches(EvalShard(count), 2), collate, workers, hands_over=hands_over, **more)
+
+
+@pytest.fixture(autouse=True)
+def nothing_unexpected(capfd):
+    """No process prints a traceback."""
+    yield
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def pictures(numbers):
+    """Join numbers to a batch as the images that show them."""
+    return stack([ImageBytes(torch.full((2, 2, 3), number, dtype=torch.uint8), []) for number in numbers], numbers), []
+
+
+def numbers_of(items):
+    for batch, _ in items:
+        assert (batch.bytes[:, 0, 0, 0] == batch.targets).all()
+        yield batch.targets.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_come_in_order_from_any_number_on(workers):
+    loader = loader_of(7, pictures, workers, hands_over=True)
+    assert list(numbers_of(loader.items())) == [[0, 1], [2, 3], [4, 5], [6]]
+    assert list(numbers_of(loader.items(2))) == [[4, 5], [6]]
+    loader.end()
+
+
+def test_where_no_batch_can_be_handed_over_this_process_reads(monkeypatch, caplog):
+    make = handover.memory_file
+
+    def fail_in_loaders():
+        if get_worker_info() is not None:
+            raise OSError(errno.EFBIG, "File too large")
+        return make()
+
+    monkeypatch.setattr(handover, "memory_file", fail_in_loaders)
+    assert list(numbers_of(loader_of(5, pictures, hands_over=True).items())) == [[0, 1], [2, 3], [4]]
+    (record,) = caplog.records
+    assert "cannot hand over a batch (File too large): this process reads" in record.getMessage()
+
+
+def test_a_process_that_cannot_send_an_item_ends_and_that_is_noticed(capfd):
+    started = time.monotonic()
+    with pytest.raises(LostProcess, match="exited unexpectedly"):
+        list(loader_of(5, lambda numbers: threading.Lock()).items())
+    assert time.monotonic() - started < 30
+    assert "a loader process cannot send a batch: cannot pickle" in capfd.readouterr().err.replace("can't", "cannot")
+
+
+def test_fewer_processes_start_where_few_files_may_be_open(caplog):
+    loader = loader_of(9, workers=4)
+    with open_files(32):
+        assert list(loader.items()) == [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
+    loader.end()
+    (record,) = caplog.records
+    assert loader.workers == 2 and "(Too many open files): 2 used instead; raise the limit" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "number, remedy",
+    [(errno.EAGAIN, "allow more processes (ulimit -u)"), (errno.ENOSPC, "(a container by --shm-size)")],
+)
+@pytest.mark.parametrize("room, started", [(2, "2 used instead"), (0, "this process reads the images instead")])
+def test_fewer_processes_start_where_there_is_no_room_for_all(monkeypatch, caplog, number, remedy, room, started):
+    fork, left = os.fork, []
+    allowed = {2: {1, 2, 4, 5}, 0: set()}[room]  # 3 of 4 do not start, then 2 of 2 do
+
+    def numbered_fork():
+        left.append(1)
+        if len(left) not in allowed:
+            raise OSError(number, os.strerror(number))
+        return fork()
+
+    monkeypatch.setattr(os, "fork", numbered_fork)
+    loader = loader_of(3, workers=4)
+    assert list(loader.items()) == [[0, 1], [2]]
+    loader.end()
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert "no room for 4 loader processes (%s): %s" % (os.strerror(number), started) in text and remedy in text
+
+
+class Standing:
+    """Numbers, of which the process that reads 4 stops."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, number):
+        if number == 4 and get_worker_info() is not None:
+            time.sleep(0.5)  # what was read before is sent
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return number
+
+
+def standing(**more):
+    return Loader(Standing(), ShardBatches(EvalShard(8), 2), list, 1, hands_over=False, **more)
+
+
+def test_a_process_that_stands_still_counts_as_lost_after_the_timeout():
+    items = standing(timeout_s=4).items()
+    assert [next(items), next(items)] == [[0, 1], [2, 3]]
+    with pytest.raises(LostProcess, match="no batch came for 4 s, --dist-timeout") as caught:
+        next(items)
+    assert caught.value.is_silent
+
+
+def test_a_signal_ends_the_wait_for_a_process_that_stands_still(monkeypatch):
+    monkeypatch.setattr("pipeline.loader.POLL_SECONDS", 1)
+    loader = standing(stop_signal=lambda: signal.SIGTERM)
+    items = loader.items()
+    assert [next(items), next(items)] == [[0, 1], [2, 3]]
+    with pytest.raises(Stopped) as caught:
+        next(items)
+    assert caught.value.number == signal.SIGTERM
+    loader.end()
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"), True),
+        (RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "), True),
+        (RuntimeError("Pin memory thread exited unexpectedly"), True),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (EOFError(), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"), False),
+        (FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."), False),
+        (RuntimeError("CUDA out of memory"), False),
+        (PermissionError(13, "Permission denied"), False),
+    ],
+)
+def test_what_means_a_lost_loader_process(error, lost):
+    assert means_a_lost_process(error) == lost
