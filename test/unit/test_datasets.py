@@ -68,14 +68,6 @@ def test_small_pictures_are_padded_not_resized():
     assert transform(test_picture(90, 50)).shape == (3, 32, 32)
 
 
-def test_augmentation_options_reach_the_transform():
-    assert "ColorJitter" in kinds(datasets.build_transform(parse("--aa="), True))
-    assert "RandomErasing" not in kinds(datasets.build_transform(parse("--reprob=0"), True))
-    assert "RandomHorizontalFlip" not in kinds(datasets.build_transform(parse("--hflip=0"), True))
-    erasing = datasets.build_transform(parse("--remode=const", "--recount=3"), True).transforms[-1]
-    assert (erasing.max_count, erasing.per_pixel) == (3, False)
-
-
 def test_posterize_to_nothing_is_black():
     """The default policy reaches 0 bits, which Pillow 13 refuses."""
     transform = create_transform(input_size=32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1")

@@ -213,6 +213,13 @@ def test_two_values_give_different_runs(bench, dest, position):
     assert observe(bench, both + first) != observe(bench, both + second)
 
 
+@pytest.mark.parametrize("dest", sorted(EFFECTS))
+def test_what_changes_the_weights_is_part_of_a_run_s_identity(dest):
+    """So that --existing-output match takes no other run for this one."""
+    changes = any(observe is weights for observe, *_ in EFFECTS[dest])
+    assert not changes or dest not in parsing.INCIDENTAL or dest in ("config", "virtual_ranks")
+
+
 def test_the_same_words_give_the_same_run(bench):
     """Otherwise chance alone would make two runs differ."""
     again = ["--print-freq=10"]  # the default

@@ -217,9 +217,3 @@ def test_criterion_follows_the_targets():
     assert torch.allclose(losses.build_criterion(True, 0.1)(None, logits, soft), plain)
     smoothed = 0.9 * plain + 0.1 * -torch.log_softmax(logits, 1).mean()
     assert torch.allclose(losses.build_criterion(False, 0.1)(None, logits, hard), smoothed)
-
-
-def test_cutmix_alone_mixes():
-    assert options("--mixup=0").mixes
-    assert not options("--mixup=0", "--cutmix=0").mixes
-    assert options("--mixup=0", "--cutmix=0", "--cutmix-minmax", "0.2", "0.8").mixes
