@@ -165,16 +165,27 @@ def evaluate_once(options: Options, run: Run, loaders: Loaders) -> None:
     """Evaluate the checkpoint, as `--eval` asks for, and write the results on the first rank."""
     counts = counts_for(options, run, loaders)
     result, ema_result = evaluate(run, loaders.val, counts)
-    for name, of_weights in (("", result), ("EMA: ", ema_result)):
-        if of_weights is not None:
-            values = (name, of_weights.acc1, of_weights.acc5, of_weights.loss, of_weights.images)
+    results = [(name, found) for name, found in (("", result), ("EMA: ", ema_result)) if found is not None]
+    failed = [text_of_not_finite(name, found) for name, found in results if found.not_finite]
+    for name, found in results:
+        if not found.not_finite:
+            values = (name, found.acc1, found.acc5, found.loss, found.images)
             line = "%sAcc@1 %.3f%%  Acc@5 %.3f%%  loss %.3f  on %d validation images" % values
             run.logger.info(line, extra=utils.FOR_TERMINAL)
-    if not run.ranks.is_main:
-        return
-    per_class = summary_of(counts, loaders)
-    log_per_class(run, per_class)
-    write_results(options, run, result, ema_result, per_class)
+    if run.ranks.is_main:
+        per_class = {} if result.not_finite else summary_of(counts, loaders)
+        log_per_class(run, per_class)
+        write_results(options, run, result.claimed(), ema_result and ema_result.claimed(), per_class)
+    if failed:
+        run.ranks.barrier()  # a launcher may end the first process as soon as another has ended
+        message = "%s, so no accuracy is reported: the weights are damaged, or overflow (try --amp none)"
+        raise RunError(message % "; ".join(failed))
+
+
+def text_of_not_finite(name: str, result: EvalResult) -> str:
+    """Return how many images of a `result` have logits that are not finite, for a message."""
+    values = (name, result.not_finite, result.images)
+    return "%sthe logits of %d of %d validation images are not finite (NaN or infinite)" % values
 
 
 def write_results(
@@ -221,16 +232,24 @@ def summary_of(counts: Counts, loaders: Loaders) -> dict[str, Any]:
 def evaluate(run: Run, batches: EvalBatches, counts: Counts) -> tuple[EvalResult, EvalResult | None]:
     """Return and log the metrics of the weights and of the EMA weights (None without them)."""
     result = engine.evaluate(run, run.bare_model, batches, counts)
-    values = (result.acc1, result.acc5, result.loss)
-    run.logger.info("* Acc@1 %.3f Acc@5 %.3f loss %.3f" % values, extra=utils.IN_FULL)
-    # The reference's words, for those who search a log for them; these are the validation images.
-    line = "Accuracy of the network on the %d test images: %.1f%%" % (result.images, result.acc1)
-    run.logger.info(line, extra=utils.IN_FULL)
+    log_result(run, "* ", "", result)
+    if not result.not_finite:
+        # The reference's words, for those who search a log for them; these are the validation images.
+        line = "Accuracy of the network on the %d test images: %.1f%%" % (result.images, result.acc1)
+        run.logger.info(line, extra=utils.IN_FULL)
     if result.skipped:
         run.logger.warning("skipped %d unreadable images", result.skipped)
     if isinstance(run.ema, NoEma):
         return result, None
     ema_result = engine.evaluate(run, run.ema.module_on(run.device.torch_device), batches)
-    values = (ema_result.acc1, ema_result.acc5, ema_result.loss)
-    run.logger.info("EMA: Acc@1 %.3f Acc@5 %.3f loss %.3f" % values, extra=utils.IN_FULL)
+    log_result(run, "EMA: ", "EMA: ", ema_result)
     return result, ema_result
+
+
+def log_result(run: Run, mark: str, name: str, result: EvalResult) -> None:
+    """Log the metrics of an evaluation in the reference's form; a warning in their place if they mean nothing."""
+    if result.not_finite:
+        run.logger.warning("%s: they count as wrong", text_of_not_finite(name, result))
+        return
+    values = (mark, result.acc1, result.acc5, result.loss)
+    run.logger.info("%sAcc@1 %.3f Acc@5 %.3f loss %.3f" % values, extra=utils.IN_FULL)

@@ -7,6 +7,7 @@ are columns of log.txt (with the prefix test_ or ema_) and the keys of evaluatio
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Sequence
 
@@ -30,21 +31,32 @@ _IN_LOG = 5
 
 @dataclass(frozen=True)
 class EvalResult:
-    """The metrics of an evaluation, in percent but for the loss; how many images count, how many could not be read."""
+    """The metrics of an evaluation, in percent but for the loss; how many images count, how many could not be read.
+
+    `not_finite` of the images have logits that are not finite: they count as wrong, and make the loss NaN. Where all
+    are such images, the accuracy is NaN too.
+    """
 
     acc1: float
     acc5: float
     loss: float
     images: int
     skipped: int
+    not_finite: int = 0
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics by name, without the numbers of images."""
-        return {name: value for name, value in self.as_dict().items() if name not in ("images", "skipped")}
+        return {
+            name: value for name, value in self.as_dict().items() if name not in ("images", "skipped", "not_finite")
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields by name."""
         return dataclasses.asdict(self)
+
+    def claimed(self) -> EvalResult:
+        """Return the result without an accuracy, which is NaN, where logits are not finite."""
+        return dataclasses.replace(self, acc1=math.nan, acc5=math.nan) if self.not_finite else self
 
 
 class Counts:
@@ -55,7 +67,7 @@ class Counts:
     """
 
     def __init__(self, torch_device: torch.device | str, classes: int | None = None) -> None:
-        names = ("images", "top1", "top5", "loss_units", "not_finite", "skipped")
+        names = ("images", "top1", "top5", "loss_units", "losses_not_finite", "not_finite", "skipped")
         self.sums = {name: torch.zeros((), dtype=torch.int64, device=torch_device) for name in names}
         self.confusion = None
         if classes is not None:
@@ -64,7 +76,8 @@ class Counts:
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch of float32 `logits` (B, classes) and `targets` (B,), without waiting for the device."""
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        hits = best.eq(targets.unsqueeze(1))
+        is_answer = torch.isfinite(logits).all(dim=1)
+        hits = best.eq(targets.unsqueeze(1)) & is_answer.unsqueeze(1)
         losses = functional.cross_entropy(logits, targets, reduction="none")
         is_finite = torch.isfinite(losses)
         losses = torch.where(is_finite, losses, torch.zeros_like(losses)).clamp(max=LARGEST_LOSS)
@@ -72,10 +85,11 @@ class Counts:
         self.sums["top1"] += hits[:, 0].sum()
         self.sums["top5"] += hits.any(dim=1).sum()
         self.sums["loss_units"] += (losses * LOSS_UNIT).round().long().sum()
-        self.sums["not_finite"] += (~is_finite).sum()
+        self.sums["losses_not_finite"] += (~is_finite).sum()
+        self.sums["not_finite"] += (~is_answer).sum()
         if self.confusion is not None:
             cells = targets * self.confusion.shape[1] + best[:, 0]
-            self.confusion.view(-1).index_add_(0, cells, torch.ones_like(cells))
+            self.confusion.view(-1).index_add_(0, cells, is_answer.to(cells.dtype))
 
     def add_skipped(self, images: int) -> None:
         """Count images that could not be read."""
@@ -94,12 +108,14 @@ class Counts:
         images = sums["images"]
         if not images:
             raise RunError("no image could be evaluated")
+        percent = 100.0 if sums["not_finite"] < images else math.nan
         return EvalResult(
-            acc1=100.0 * sums["top1"] / images,
-            acc5=100.0 * sums["top5"] / images,
-            loss=float("nan") if sums["not_finite"] else sums["loss_units"] / LOSS_UNIT / images,
+            acc1=percent * sums["top1"] / images,
+            acc5=percent * sums["top5"] / images,
+            loss=math.nan if sums["losses_not_finite"] else sums["loss_units"] / LOSS_UNIT / images,
             images=images,
             skipped=sums["skipped"],
+            not_finite=sums["not_finite"],
         )
 
 

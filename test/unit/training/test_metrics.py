@@ -9,6 +9,7 @@ import torch
 from bare_runs import CPU, Batches, run_of
 
 import engine
+from checkpoints import loading, store
 from options import parsing
 from runtime.errors import UserError
 from training import metrics
@@ -34,6 +35,22 @@ def test_every_image_is_counted_once(classes):
         assert counts.confusion.tolist() == want
         assert result.acc1 == pytest.approx(100.0 * counts.confusion.diagonal().sum().item() / 40)
         assert engine.evaluate(run_of(model), model, batches) == result  # without a confusion matrix, too
+
+
+def test_images_whose_logits_are_not_finite_count_as_wrong():
+    logits, targets = torch.eye(4), torch.arange(4)  # every image right
+    for place, value in (((1, 1), float("nan")), ((2, 0), -float("inf")), ((3, 3), float("inf"))):
+        logits[place] = value
+    counts = metrics.Counts("cpu", 4)
+    counts.update(logits, targets)
+    result = counts.result()
+    assert (result.acc1, result.acc5, result.images, result.not_finite) == (25.0, 25.0, 4, 3)
+    assert result.loss != result.loss and counts.confusion.sum() == 1
+    assert result.claimed().acc1 != result.claimed().acc1 and result.claimed().not_finite == 3
+    assert "not_finite" in result.as_dict() and "not_finite" not in result.metrics()
+    nothing = metrics.Counts("cpu")
+    nothing.update(torch.full((2, 4), float("nan")), targets[:2])
+    assert nothing.result().acc1 != nothing.result().acc1 and nothing.result().not_finite == 2
 
 
 @pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="meta tensors of an older torch lack these operators")
@@ -140,3 +157,53 @@ def test_a_place_that_cannot_be_written_is_named(small, tmp_path, capsys):
     assert "--output-dir %s cannot be written" % (out / "evaluation.json") in capsys.readouterr().out
     assert small("--output-dir=%s" % out, "--per-class", "--eval", "--resume=%s" % out) == 2
     assert "main.py: error: --output-dir %s cannot be" % (out / "evaluation.json") in capsys.readouterr().err
+
+
+def nan_weights(source, target, *parts):
+    """Write the checkpoint `source` with weights that are NaN."""
+    loaded = loading.load(str(source))
+    for part in parts:
+        for value in loaded[part].values():
+            if value.is_floating_point():
+                value.fill_(float("nan"))
+    store.save_as(loaded, str(target))
+
+
+def strict(path):
+    with open(str(path)) as file:
+        return json.load(file, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("parts", [("model",), ("model_ema",), ("model", "model_ema")], ids="+".join)
+def test_weights_that_are_not_finite_have_no_accuracy(small, tmp_path, capsys, parts):
+    assert small("--output-dir=%s" % (tmp_path / "a"), "--epochs=1") == 0
+    nan_weights(tmp_path / "a" / "checkpoint.pth", tmp_path / "nan.pth", *parts)
+    capsys.readouterr()
+    words = ["--eval", "--resume=%s" % (tmp_path / "nan.pth"), "--eval-json=%s" % (tmp_path / "e.json"), "--per-class"]
+    assert small(*words) == 1
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1
+    assert "the logits of 5 of 5 validation images are not finite (NaN or infinite), so no accuracy" in captured.err
+    assert ("EMA: the logits" in captured.err) == ("model_ema" in parts)
+    assert ("* Acc@1" in captured.out) == ("model" not in parts)
+    assert ("EMA: Acc@1" in captured.out) == ("model_ema" not in parts)
+    found = strict(tmp_path / "e.json")
+    assert (found["acc1"] is None) == (found["loss"] is None) == ("model" in parts)
+    assert (found["ema_acc1"] is None) == ("model_ema" in parts) and found["not_finite"] == 5 * ("model" in parts)
+
+
+def test_a_run_whose_evaluation_is_not_finite_says_so_in_valid_files(small, tmp_path, capsys, monkeypatch):
+    """Every image is read, and every file stays JSON; an epoch without an accuracy is not the best."""
+    forward = engine.forward
+    monkeypatch.setattr(engine, "forward", lambda *words: forward(*words) * float("nan"))
+    assert small("--output-dir=%s" % (tmp_path / "a"), "--epochs=2", "--per-class") == 0
+    out = capsys.readouterr().out
+    assert (
+        out.count("the logits of 5 of 5 validation images are not finite (NaN or infinite): they count as wrong") == 4
+    )
+    assert "Acc@1" not in out and not (tmp_path / "a" / "best.pth").exists()
+    with open(str(tmp_path / "a" / "log.txt")) as file:
+        rows = [json.loads(line, parse_constant=pytest.fail) for line in file]
+    assert [(row["test_acc1"], row["test_loss"], row["ema_acc1"]) for row in rows] == 2 * [(None, None, None)]
+    assert strict(tmp_path / "a" / "summary.json")["test_acc1"] is None
+    assert small("--output-dir=%s" % (tmp_path / "a"), "--epochs=3") == 0  # it resumes
