@@ -50,7 +50,7 @@ def findings_of(parts: dict[str, Part], input_size: int, decoding: Decoding) -> 
     findings: dict[str, Any] = {part: _findings_of_part(of, input_size) for part, of in parts.items()}
     findings["only_in_train"] = sorted(names["train"] - names["val"])
     findings["only_in_val"] = sorted(names["val"] - names["train"])
-    findings.update(_equal_files(parts), input_size=input_size, exif_transpose=decoding.exif_transpose)
+    findings.update(_equal_images(parts), input_size=input_size, exif_transpose=decoding.exif_transpose)
     findings["harmful"] = _harm_of(findings)
     return findings
 
@@ -106,8 +106,8 @@ def _sizes(sides: numpy.ndarray) -> dict[str, Any] | None:
     return {"min": int(sides.min()), "median": float(numpy.median(sides)), "max": int(sides.max())}
 
 
-def _equal_files(parts: dict[str, Part]) -> dict[str, Any]:
-    """Return {"count", "groups"} of the groups of equal files of each kind, under these names.
+def _equal_images(parts: dict[str, Part]) -> dict[str, Any]:
+    """Return {"count", "groups"} of the groups of equal images of each kind, under these names.
 
     "contradictions" are in different classes, "leaks" in both parts, "duplicates" in one class of one part.
     """

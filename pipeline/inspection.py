@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple, Sequence
+from typing import BinaryIO, NamedTuple, Sequence
 
 import numpy
 from PIL import Image
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pipeline.loader import Loader, LostProcess
-from pipeline.reading import UPRIGHT, BoundedResize, failure_of, open_image, orientation_of
+from pipeline.reading import UPRIGHT, BoundedResize, failure_of, open_image, orientation_of, to_rgb
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError
@@ -20,6 +20,7 @@ from utils import digest_of, open_regular
 
 MOST_NAMED = 1000  # files of a kind that are named; all are counted
 _BATCH = 32
+_ROWS = 256  # of an image at once
 _DIGEST_BYTES = 16
 
 
@@ -27,7 +28,7 @@ class ImageFacts(NamedTuple):
     """What is known of a file: with a `reason` why a training could not read it, nothing else is."""
 
     reason: str = ""
-    digest: bytes = b""
+    digest: bytes = b""  # equal for equal pixels
     width: int = 0
     height: int = 0
     mode: str = ""  # Pillow's
@@ -49,13 +50,12 @@ class ImageFiles(Dataset):
     def __getitem__(self, number: int) -> ImageFacts:
         try:
             with open_regular(self.images[number][0]) as file:
-                digest = digest_of(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
-                file.seek(0)
                 image = open_image(file)
-                mode = image.mode
-                width, height = image.convert("RGB").size
+                mode, decoded = image.mode, to_rgb(image)
+                width, height = decoded.size
                 is_rotated = orientation_of(image) != UPRIGHT
                 is_clipped = loses_contents(image)
+                digest = _digest_of_file(file) if is_clipped else _digest_of_pixels(decoded)
             if self.resize is not None:
                 self.resize.goal(width, height)
         except Exception as error:  # decoders raise nearly anything
@@ -63,6 +63,21 @@ class ImageFiles(Dataset):
                 raise
             return ImageFacts(failure_of(error))
         return ImageFacts("", digest, width, height, mode, is_rotated, is_clipped)
+
+
+def _digest_of_pixels(image: Image.Image) -> bytes:
+    """Return the digest of the pixels, which a copy shares that was saved again without loss."""
+    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=_DIGEST_BYTES)
+    width, height = image.size
+    for top in range(0, height, _ROWS):  # an image may be as large as the memory allows
+        digest.update(image.crop((0, top, width, min(height, top + _ROWS))).tobytes())
+    return digest.digest()
+
+
+def _digest_of_file(file: BinaryIO) -> bytes:
+    """Return the digest of the file, for an image whose pixels no longer tell it from others."""
+    file.seek(0)
+    return digest_of(file, hashlib.blake2b(digest_size=_DIGEST_BYTES)).digest()
 
 
 def loses_contents(image: Image.Image) -> bool:

@@ -60,9 +60,12 @@ def check_parts(name: str, root: str, parts: Sequence[str]) -> None:
 
 def check_classes(folder: str) -> list[str]:
     """Return the names of the class folders in `folder`; UserError where there are none."""
-    classes = list_classes(folder)
+    folders, _ = list_top(folder)
+    classes = [name for name in folders if not is_hidden(name)]
     if not classes:
-        raise UserError("%s has no class folders: it must hold a folder of images for each class" % shown(folder))
+        hidden = "; hidden folders are passed over: " + names_text(folders) if folders else ""
+        line = "%s has no class folders: it must hold a folder of images for each class%s"
+        raise UserError(line % (shown(folder), hidden))
     return classes
 
 

@@ -1,7 +1,7 @@
 """Is a data set fit for training? `python tools/check_data.py DATA [--input-size N] [--num-workers N] [--json FILE]`
 
 Decodes every image of DATA/train and DATA/val as a training would, and changes nothing. It reports unreadable files,
-equal files (in both train/ and val/: a leak; in two classes: a contradiction), images that decode to white or black,
+equal images (in both train/ and val/: a leak; in two classes: a contradiction), images that decode to white or black,
 classes that are empty, alone, too deep or in only one of the two, sizes, modes and EXIF orientations, and what a
 training passes over: files that are not images, hidden folders. Each finding ends with its remedy. Exit status 0: fit;
 1: something would harm a training; 2: wrong use.

@@ -106,10 +106,10 @@ def slow_listing(name, seconds):
     """The first rank takes some time for each folder of images; no other rank may list them."""
     list_images = index.list_images
 
-    def listing(folder, classes, tick):
+    def listing(folder, classes, tick, decoding):
         if os.environ.get("RANK", "0") != "0":
             raise AssertionError("rank %s lists images" % os.environ["RANK"])
-        return list_images(folder, classes, lambda: (time.sleep(float(seconds)), tick()))
+        return list_images(folder, classes, lambda: (time.sleep(float(seconds)), tick()), decoding)
 
     index.list_images = listing
 

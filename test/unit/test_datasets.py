@@ -236,7 +236,7 @@ def test_hidden_folders_are_no_classes(tmp_path):
     ]
     for part, name in (("train", "a"), ("train", "b"), ("val", "a")):
         shutil.rmtree(os.path.join(root, part, name))
-    with pytest.raises(UserError, match="train has no class folders"):
+    with pytest.raises(UserError, match="train has no class folders.*; hidden folders are passed over: .ipynb_ch"):
         load(root)
 
 

@@ -120,6 +120,16 @@ def test_one_image_in_two_classes_is_harmful(tmp_path, check, part):
     assert said.endswith("This would harm a training: 1 image(s) in two classes\n")
 
 
+def test_a_copy_in_another_format_is_found(tmp_path, check):
+    root = write_set(tmp_path / "data")
+    with Image.open(os.path.join(root, "train", "a", "0.png")) as image:
+        image.save(os.path.join(root, "train", "b", "copy.bmp"))
+        image.rotate(90, expand=True).save(os.path.join(root, "val", "b", "turned.bmp"))
+    _, findings, _, _ = check(root)
+    assert findings["contradictions"] == {"count": 1, "groups": [["train/a/0.png", "train/b/copy.bmp"]]}
+    assert findings["leaks"]["count"] == findings["duplicates"]["count"] == 0
+
+
 def test_equal_broken_files_are_told_once(tmp_path, check):
     root = write_set(tmp_path / "data")
     for part in ("train", "val"):
@@ -219,19 +229,25 @@ def test_images_of_more_than_8_bits_that_lose_their_contents(tmp_path, check):
     grey = numpy.arange(256).reshape(16, 16)
     arrays = {
         "x_ray.png": noise.randint(2000, 60000, (16, 16)).astype("uint16"),
+        "x_ray_too.png": noise.randint(2000, 60000, (16, 16)).astype("uint16"),
         "depth.tif": noise.randint(0, 4000, (16, 16)).astype("uint16"),
         "whole.tif": noise.randint(-5, 100, (16, 16)).astype("int32"),
         "unit.tif": noise.rand(16, 16).astype("float32"),
         "heat.tif": (1000 * noise.rand(16, 16)).astype("float32"),
         "nan.tif": numpy.full((16, 16), numpy.nan, "float32"),
     }
-    fine = {"fits.png": grey.astype("uint16"), "fits.tif": grey.astype("float32"), "zero.tif": 0 * grey.astype("int32")}
+    fine = {
+        "fits.png": grey.astype("uint16"),
+        "fits.tif": grey.T.astype("float32"),
+        "zero.tif": 0 * grey.astype("int32"),
+    }
     for name, values in {**arrays, **fine}.items():
         Image.fromarray(values).save(os.path.join(root, "train", "a", name))
     status, findings, said, _ = check(root)
     assert status == 1 and set(findings["train"]["clipped"]["files"]) == {"a/" + name for name in arrays}
-    assert "images that decode to white or black: 6; convert them to 8 bits first" in said
-    assert findings["harmful"] == ["6 image(s) that decode to white or black in train"]
+    assert findings["duplicates"]["count"] == 0  # though two of them are equally white
+    assert "images that decode to white or black: 7; convert them to 8 bits first" in said
+    assert findings["harmful"] == ["7 image(s) that decode to white or black in train"]
 
 
 @pytest.mark.filterwarnings("ignore")
