@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import datetime
 import math
 import os
 import re
@@ -11,6 +11,10 @@ from typing import Any
 from options import config_files
 from results.file_names import CONFIG, EVALUATION, ROWS, SUMMARY
 from runtime.errors import UserError, printable, reason, shown
+from utils import open_regular, parse_json
+
+LARGEST_FILE = 2**24  # bytes of a file that are read; a run of thousands of epochs has fewer
+_SCALARS = (bool, int, float, str, datetime.date)
 
 
 class RunFolder:
@@ -61,8 +65,11 @@ class RunFolder:
         if not os.path.isfile(path):  # opening a pipe would wait for its writer
             return None
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                return file.read()
+            with open_regular(path) as file:
+                data = file.read(LARGEST_FILE + 1)
+            if len(data) > LARGEST_FILE:
+                self.notes.append("%s has more than %d bytes: the rest is left out" % (name, LARGEST_FILE))
+            return data[:LARGEST_FILE].decode("utf-8", errors="replace")
         except OSError as error:
             self.notes.append("%s cannot be read: %s" % (name, reason(error)))
             return None
@@ -100,7 +107,8 @@ class RunFolder:
             return {}, ""
         found = re.match(r"#[^\n]*\((torch [^)\n]*)\)", text)
         try:
-            options = config_files.read_config(os.path.join(self.path, CONFIG))
+            found_options = config_files.read_config(os.path.join(self.path, CONFIG))
+            options = {printable(name[:100]): _option_of(value) for name, value in found_options.items()}
         except UserError as error:
             self.notes.append("%s is damaged: %s" % (CONFIG, printable(reason(error))))
             options = {}
@@ -118,16 +126,23 @@ class RunFolder:
 def _parsed(text: str) -> Any:
     """Return the value of a JSON text, or None where it is damaged."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
+
+
+def _option_of(value: Any) -> Any:
+    """Return the value of an option, or a word for what is none: lists of lists of lists could fill the memory."""
+    items = value if isinstance(value, list) else [value]
+    if all(item is None or isinstance(item, _SCALARS) for item in items):
+        return value
+    return "(a %s of others)" % ("list" if isinstance(value, list) else type(value).__name__)
 
 
 def is_number(value: Any) -> bool:
     """Return whether `value` is a number of a size that can be drawn; NaN and infinities count."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) < 10**18
-    return isinstance(value, float)
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and (abs(value) < 10**18 or not -math.inf < value < math.inf)
 
 
 def _is_evaluation(found: dict[str, Any]) -> bool:

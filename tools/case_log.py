@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from runtime.errors import UserError, reason, shown
 from runtime.programs import run_program
 
 NETWORK = "SPACH-SMLP"
+_NULL_FOR_NAN = ("train_loss", "min_train_loss", "acc1")  # JSON has no NaN
 
 
 def training_rows(result: dict[str, Any], seconds: str) -> list[tuple[str, Any]]:
@@ -84,7 +86,9 @@ def run(argv: Sequence[str]) -> int:
 def _read(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)
+            result = json.load(file)
+        not_finite = [name for name in _NULL_FOR_NAN if name in result and result[name] is None]
+        return dict(result, **dict.fromkeys(not_finite, math.nan))
     except (OSError, ValueError) as error:
         raise UserError("--result %s cannot be read: %s" % (shown(path), reason(error))) from None
 
