@@ -20,6 +20,7 @@ import datasets
 import main
 from checkpoints import store
 from commands import train
+from pipeline import batches
 from runtime import distributed
 from runtime.errors import UserError
 from training.run import Run
@@ -50,9 +51,12 @@ class Bench:
         for name in ("trained", "trained_too"):
             self.places[name] = os.path.join(self.run(["--seed=%d" % len(name)]).work, "out")
 
-    def run(self, words, prepare=None):
-        """Return the Outcome of a run that saves in the folder {work}/out, after prepare(that folder)."""
-        key = (tuple(words), prepare)
+    def run(self, words, prepare=None, kind=""):
+        """Return the Outcome of a run that saves in the folder {work}/out, after prepare(that folder).
+
+        Runs under other circumstances than these are of another `kind`.
+        """
+        key = (tuple(words), prepare, kind)
         if key not in self.outcomes:
             work = os.path.join(self.root, "work%d" % len(self.outcomes))
             os.mkdir(work)
@@ -195,7 +199,7 @@ def poisoned(bench, words):
 
     with bench.patch.context() as patch:
         patch.setattr(Run, "mix", mix)
-        return bench.run(["--mixup=0", "--cutmix=0", *words]).status
+        return bench.run(["--mixup=0", "--cutmix=0", *words], kind="poisoned").status
 
 
 def joining(bench, words):
@@ -208,18 +212,21 @@ def joining(bench, words):
         patch.setenv("RANK", "1")
         patch.setenv("WORLD_SIZE", "2")
         patch.setattr(distributed, "connect", connect)
-        return bench.run(words).err
+        return bench.run(words, kind="joining").err
 
 
 def loader(bench, words):
-    """What is asked of torch's loader on an accelerator."""
+    """What is asked of the loader on an accelerator: its processes, their patience, page-locked memory."""
     ranks = first_of(1)
     ranks.device.is_accelerator = True
-    made = datasets.build_loaders(bench.parse(words), ranks).train._loader
-    return made.num_workers, made.timeout, made.pin_memory
+    asked = []
+    with bench.patch.context() as patch:
+        patch.setattr(batches, "Loader", lambda *words, **_: asked.append(words[3:6]))
+        datasets.build_loaders(bench.parse(words), ranks)
+    return asked
 
 
 def shard(bench, words):
     """What the first of two processes evaluates."""
-    batches = datasets.build_loaders(bench.parse(words), first_of(2)).val
-    return batches.is_sharded, list(batches.batch_sampler)
+    val = datasets.build_loaders(bench.parse(words), first_of(2)).val
+    return val.is_sharded, list(val.batch_sampler)
