@@ -12,7 +12,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Callable, Iterator, NamedTuple, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 import datasets
 from benchmarks import photos, timing
@@ -20,6 +20,7 @@ from benchmarks.report import Row
 from options import parsing
 from pipeline import index, layout, reading
 from pipeline.batches import collate
+from pipeline.loader import Loader
 from pipeline.samplers import Position, PositionBatches, RASampler
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
@@ -134,8 +135,8 @@ def _one_core(pipeline: Pipeline, batch_size: int) -> Callable[[], int]:
 def _processes(pipeline: Pipeline, batch_size: int, workers: int) -> Callable[[], int]:
     """Return a function that takes one batch, as the training process does, from loader processes."""
     order = EndlessBatches(pipeline, batch_size)
-    loader = DataLoader(pipeline.dataset, batch_sampler=order, collate_fn=pipeline.join_batch, num_workers=workers)
-    batches = iter(loader)
+    hands_over = pipeline.join_batch is collate  # the baseline's batches go through /dev/shm, as torch's do
+    batches = Loader(pipeline.dataset, order, pipeline.join_batch, workers, hands_over=hands_over).items()
 
     def work() -> int:
         next(batches)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from pipeline import handover
 from runtime.compat import KEEP_WORKERS
-from runtime.errors import Stopped, reason
+from runtime.errors import RunError, Stopped, reason
 from runtime.open_files import check_room, too_many
 from runtime.signals import ignore_stop_signals
 
@@ -27,11 +27,11 @@ FILES_OF_A_PROCESS = 6  # four pipes, and two batches on their way
 SPARE_FILES = 16  # for images, checkpoints and whatever else is opened
 
 
-class LostProcess(Exception):  # noqa: N818 - not an error
+class LostProcess(RunError):  # noqa: N818 - it may be replaced
     """A loader process is gone, or does not answer: `is_silent`."""
 
     def __init__(self, text: str, is_silent: bool = False) -> None:
-        super().__init__(text)
+        super().__init__(text, one_rank=True)
         self.is_silent = is_silent
 
 
@@ -74,6 +74,10 @@ class Loader:
             else:
                 return
         except (RuntimeError, OSError, EOFError) as error:
+            if "shared memory" in str(error):  # of torch, where it hands over a batch
+                self.end()
+                text = "a batch does not fit into /dev/shm: give that more room (a container by --shm-size)"
+                raise RunError(text + ", or lower --num-workers or --batch-size", one_rank=True) from None
             if not means_a_lost_process(error):
                 raise
             self.end()
@@ -102,6 +106,7 @@ class Loader:
     def _keep_waiting(self, iterator: Any, seconds: float) -> None:
         """Raise what ends the wait for an item after some seconds, if anything does."""
         if self.stop_signal():
+            self.end()
             raise Stopped(self.stop_signal())
         thread = getattr(iterator, "_pin_memory_thread", None)
         if thread is not None and not thread.is_alive():
