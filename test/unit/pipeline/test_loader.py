@@ -11,6 +11,7 @@ import torch
 from limits import open_files
 from torch.utils.data import get_worker_info
 
+from checkpoints import loading, store
 from pipeline import handover
 from pipeline.batch_bytes import ImageBytes, stack
 from pipeline.loader import Loader, LostProcess, means_a_lost_process
@@ -138,6 +139,22 @@ def test_a_signal_ends_the_wait_for_a_process_that_stands_still(monkeypatch):
         next(items)
     assert caught.value.number == signal.SIGTERM
     loader.end()
+
+
+def test_a_run_saves_and_stops_at_a_signal_while_it_waits_for_a_batch(small, monkeypatch, tmp_path):
+    items = Loader.items
+
+    def items_and_a_signal(self, first=0):
+        for number, item in enumerate(items(self, first)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+                self._keep_waiting(None, 0)
+            yield item
+
+    monkeypatch.setattr(Loader, "items", items_and_a_signal)
+    assert small("--output-dir=%s" % (tmp_path / "out")) == 143
+    loaded = loading.load(str(tmp_path / "out" / store.LATEST))
+    assert (loaded["epoch"], loaded["step"]) == (-1, 2)
 
 
 @pytest.mark.parametrize(
