@@ -16,7 +16,7 @@ from pipeline import fast_reading, index
 from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
 from pipeline.decoding import AS_PUBLISHED, Decoding, choose
-from pipeline.layout import check_folders, contains, list_classes, only_class_line, shared_folders_line
+from pipeline.layout import check_folders, list_classes, only_class_line, shared_folders_line
 from pipeline.passed_over import list_images_below
 from pipeline.readers.files import FileReader
 from pipeline.reading import decode, failure_of
@@ -142,7 +142,7 @@ def build_loaders(
     known = _known_classes(train_folder, val_folder, classes, evaluates_only)
     _check_val_classes(val_folder, train_folder, known)
     decoding = choose(options.extensions, options.exif_transpose, recorded or {})
-    cache = _cache_of(options)
+    cache = options.index_cache or options.output_dir
     val_images = _find_images(val_folder, known, cache, ranks, decoding)
     if not len(val_images):
         raise UserError("; ".join(["%s holds no images" % shown(val_folder), *val_images.passed_over.lines()]))
@@ -219,17 +219,6 @@ def _find_images(folder: str, classes: Sequence[str], cache: str, ranks: Ranks, 
     return index.ImageIndex(block, folder)
 
 
-def _cache_of(options: Options) -> str:
-    """Return the folder for indexes, "" for none: never among the images, where one would change what it lists."""
-    cache = options.index_cache or options.output_dir
-    parts = [os.path.realpath(os.path.join(options.data_path, part)) for part in ("train", "val")]
-    if cache and any(contains(part, os.path.realpath(cache)) for part in parts):
-        if options.index_cache:
-            raise UserError("--index-cache %s lies among the images: name another folder" % shown(cache))
-        return ""
-    return cache
-
-
 def check_same_images(batches: Batches, path: str, checkpoint: Mapping[str, Any]) -> None:
     """Raise UserError if the `checkpoint` in the file `path`, of within an epoch, was trained on other images."""
     images = batches.dataset.images
@@ -243,7 +232,7 @@ def check_same_images(batches: Batches, path: str, checkpoint: Mapping[str, Any]
 
 def keep_indexes(options: Options, loaders: Loaders) -> None:
     """Write the indexes of the images into `--index-cache` or, unless this only evaluates, `--output-dir`."""
-    cache = options.index_cache or ("" if not options.trains else _cache_of(options))
+    cache = options.index_cache or (options.output_dir if options.trains else "")
     for batches in filter(None, (loaders.train, loaders.val) if cache else ()):
         index.keep(batches.dataset.images, cache)
 

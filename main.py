@@ -32,15 +32,18 @@ def run(argv: Sequence[str]) -> None:
 
 
 def check_quickly(options: parsing.Options) -> None:
-    """Raise UserError for what is wrong at first sight, before torch is imported: the model, the data folder."""
+    """Raise UserError for what is wrong at first sight, before torch is imported: the model, the folders."""
     from commands import list_models
-    from pipeline.layout import check_folders
+    from pipeline.layout import check_folders, check_outside
 
     names = list_models.names()
     if options.model not in names:
         near = did_you_mean(options.model, names)
         raise UserError("--model %s is unknown; --list-models prints them all%s" % (options.model, near))
     check_folders(options.data_path, options.trains)
+    for option, path in (("--output-dir", options.output_dir), ("--index-cache", options.index_cache)):
+        if path:
+            check_outside(options.data_path, option, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -177,7 +177,7 @@ def write_json(path: str, value: Any) -> None:
 def append_missing_rows(path: str, rows: list[dict[str, Any]]) -> None:
     """Append to a file of one JSON object a line those `rows` whose "epoch" it lacks."""
     lines, known = [], set()
-    if os.path.exists(path):
+    if os.path.isfile(path):
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             lines = file.read().splitlines()
     for line in lines:
@@ -244,10 +244,14 @@ def new_folder(path: str) -> Iterator[str]:
 
 def remove_leftovers(folder: str) -> None:
     """Delete the temporary files of `replacing` that a killed process has left in `folder`."""
+    for name in filter(is_leftover, os.listdir(folder)):
+        os.unlink(os.path.join(folder, name))
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether `name` is that of a temporary file of `replacing`."""
     prefix, suffix = TEMPORARY.split("%s")
-    for name in os.listdir(folder):
-        if re.fullmatch("%s[0-9a-f]{32}%s" % (re.escape(prefix), re.escape(suffix)), name):
-            os.unlink(os.path.join(folder, name))
+    return re.fullmatch("%s[0-9a-f]{32}%s" % (re.escape(prefix), re.escape(suffix)), name) is not None
 
 
 def sync_file(path: str) -> None:

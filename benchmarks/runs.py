@@ -12,7 +12,7 @@ import torch
 from baseline_siblings import baseline_sibling
 
 from options import parsing
-from results import folder
+from results.plan import make_plan
 from runtime.device import Device, select_device
 from runtime.distributed import Ranks
 from runtime.launch_environment import read_launch
@@ -74,7 +74,7 @@ def make_run(words: Sequence[str], classes: int = CLASSES) -> tuple[Options, Run
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.prefer_speed()
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
-    plan, names = folder.make_plan(options, ranks.virtual_size), [str(number) for number in range(classes)]
+    plan, names = make_plan(options, ranks.virtual_size), [str(number) for number in range(classes)]
     return options, build.build_run(options, ranks, logging.getLogger("benchmark"), names, plan)
 
 

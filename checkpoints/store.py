@@ -7,6 +7,7 @@ the one before it, `best.pth` the one with the best accuracy.
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import itertools
 import logging
@@ -31,7 +32,14 @@ ZIP_FORMAT = {_SWITCH: True} if _SWITCH in inspect.signature(torch.save).paramet
 
 
 class SaveError(Exception):
-    """A checkpoint cannot be written; what was there before is untouched. The message names the file."""
+    """A checkpoint cannot be written; what was there before is untouched. The message names the file.
+
+    `lacks_room` tells whether the disk, a quota or a limit on the size of files is why.
+    """
+
+    def __init__(self, message: str, lacks_room: bool = True) -> None:
+        super().__init__(message)
+        self.lacks_room = lacks_room
 
 
 def save(payload: dict[str, Any], folder: str, is_best: bool) -> None:
@@ -44,7 +52,7 @@ def save(payload: dict[str, Any], folder: str, is_best: bool) -> None:
     with _written(payload, latest) as temporary:
         if is_best:
             _link_or_copy(temporary, os.path.join(folder, BEST))
-        if os.path.exists(latest):
+        if os.path.isfile(latest):
             _link_or_copy(latest, os.path.join(folder, PREVIOUS))
 
 
@@ -70,7 +78,9 @@ def _written(payload: dict[str, Any], path: str) -> Iterator[str]:
             yield temporary
         sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-        raise SaveError("%s cannot be written: %s" % (path, _reason_with_free_space(error, folder))) from None
+        lacks_room = getattr(error, "errno", errno.ENOSPC) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        text = "%s cannot be written: %s" % (path, _reason_with_free_space(error, folder))
+        raise SaveError(text, lacks_room) from None
 
 
 class _ErrorKeepingFile:
@@ -140,13 +150,19 @@ def checkpoints_in(folder: str) -> list[str]:
     return [path for path in paths if os.path.exists(path)]
 
 
-def rename_by_time(path: str, suffix: str = "") -> str:
-    """Append `suffix` and the time to the name of a file or folder, and return the new path; it replaces nothing."""
+def name_by_time(path: str, suffix: str = "") -> str:
+    """Return `path` with `suffix` and the time appended: the name of nothing that is there."""
     stem = path.rstrip(os.sep) + suffix + time.strftime(".%Y%m%d-%H%M%S")
     target, count = stem, 1
-    while os.path.exists(target):
+    while os.path.lexists(target):
         count += 1
         target = "%s-%d" % (stem, count)
+    return target
+
+
+def rename_by_time(path: str, suffix: str = "") -> str:
+    """Append `suffix` and the time to the name of a file or folder, and return the new path; it replaces nothing."""
+    target = name_by_time(path, suffix)
     os.rename(path, target)
     return target
 

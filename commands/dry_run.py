@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 import engine
 from checkpoints import loading, store
 from options import parsing
-from results.folder import check_something_is_left
+from results.plan import check_something_is_left, warnings_of
 from results.record import Record
 from runtime.device import peak_resident_mib
 from runtime.ema import NoEma
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from datasets import Loaders
     from options.parsing import Options
     from pipeline.batches import Batches
-    from results.folder import Plan
+    from results.plan import Plan
     from runtime.distributed import Ranks
     from training.run import Run
 
@@ -132,7 +132,7 @@ def highest(ranks: Ranks, numbers: list[float]) -> list[float]:
 def rehearse(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
     """Train, evaluate and save on a small scale, and log what the run would take; what fails in a run fails here."""
     check_something_is_left(options, plan.loaded)
-    for line in parsing.warnings_of(options):
+    for line in [*parsing.warnings_of(options), *warnings_of(options, plan)]:
         run.logger.warning(line)
     record = Record(options, run, loaders, plan)
     folder = probe_folder(options.output_dir) if run.ranks.is_main and options.output_dir else None

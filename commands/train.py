@@ -12,7 +12,8 @@ import utils
 from checkpoints import loading, store
 from commands import dry_run
 from options import parsing
-from results import folder, reader, trackers
+from results import folder, lock, reader, trackers
+from results import plan as plans
 from results.record import Record
 from runtime.affinity import bind_cores
 from runtime.device import select_device
@@ -27,7 +28,7 @@ from training.progress import epoch_line
 if TYPE_CHECKING:
     from datasets import Loaders
     from options.parsing import Options
-    from results.folder import Plan
+    from results.plan import Plan
     from training.metrics import Counts, EvalResult
     from training.protocols import EvalBatches
     from training.run import Run
@@ -58,7 +59,7 @@ def main(options: Options) -> None:
         run = build.build_run(options, ranks, logger, loaders.classes, plan)
         loaders.obey(run.stop)
         if not options.dry_run:
-            begin(options, run, plan)
+            begin(options, run, loaders, plan)
             if ranks.is_main:
                 datasets.keep_indexes(options, loaders)
         describe.log_start(options, run, loaders, plan)
@@ -72,7 +73,7 @@ def main(options: Options) -> None:
             train(options, run, loaders, plan)
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
-        folder.unlock()
+        lock.unlock()
 
 
 def check_tracker(options: Options) -> None:
@@ -82,26 +83,36 @@ def check_tracker(options: Options) -> None:
 
 
 def find_plan(options: Options, ranks: Ranks) -> Plan:
-    """Return the Plan; raise UserError if not all processes see the same checkpoint."""
-    plan = folder.make_plan(options, ranks.virtual_size)
+    """Return the Plan, of a folder that no other run changes meanwhile.
+
+    UserError if not all processes see the same checkpoint, or if the run would change what is not its own.
+    """
+    ranks.first(lambda tick: folder.hold(options, tick))
+    plan = plans.make_plan(options, ranks.virtual_size)
     resumes = plan.loaded is not None
     if ranks.any(resumes) != resumes:
         message = "--output-dir %s: this process sees no checkpoint there, another does" % options.output_dir
         raise UserError(message, one_rank=True)
+    ranks.first(lambda tick: folder.check_plan(options, plan))
     return plan
 
 
-def begin(options: Options, run: Run, plan: Plan) -> None:
+def begin(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
     """Prepare the output folder, now that everything else is known to be right, and open the log there."""
     if options.trains:
-        folder.check_something_is_left(options, plan.loaded)
-    if run.ranks.is_main:
-        message = folder.prepare(options, plan)
-        if message:
-            run.logger.info(message)
-        for line in parsing.warnings_of(options):
-            run.logger.warning(line)
-    run.ranks.barrier()
+        plans.check_something_is_left(options, plan.loaded)
+    folder.check_validation_images(options, plan, loaders.val.dataset.images.fingerprint)
+    run.ranks.first(lambda tick: _begin_on_first(options, run, plan))
+
+
+def _begin_on_first(options: Options, run: Run, plan: Plan) -> None:
+    message = folder.prepare(options, plan)
+    if message:
+        run.logger.info(message)
+    for line in [*parsing.warnings_of(options), *plans.warnings_of(options, plan)]:
+        run.logger.warning(line)
+    if plan.continues and plans.is_finished(options, plan):
+        run.logger.info(plans.finished_line(options, plan))
 
 
 def train(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
@@ -116,8 +127,9 @@ def train(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
         stop.is_saved = bool(options.output_dir)
         raise
     record.check_saved()
-    if not record.write("complete"):
+    if not record.finish():
         raise RunError("the results in --output-dir %s are not up to date" % options.output_dir)
+    record.check_best()
     if options.per_class and record.saves:
         log_per_class(run, reader.RunFolder(options.output_dir).evaluation)
     run.logger.info("Training time %s", utils.clock_text(record.seconds))

@@ -103,11 +103,11 @@ def _is_path(value: Any) -> bool:
     return bool(value) and isinstance(value, str) and "://" not in value
 
 
-def to_yaml(options: Any) -> str:
-    """Return the text of a configuration file that reproduces the run."""
+def to_yaml(options: Any, **changed: Any) -> str:
+    """Return the text of a configuration file that reproduces the run; `changed` options have other values."""
     import yaml
 
-    values = with_full_paths(options.as_dict())
+    values = with_full_paths(dict(options.as_dict(), **changed))
     for name in ("config", "eval_json", "local_rank"):
         del values[name]
     return yaml.safe_dump(values, sort_keys=True, default_flow_style=None)

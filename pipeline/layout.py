@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Sequence
 
@@ -127,3 +128,18 @@ def unlistable(error: OSError) -> UserError:
 def contains(folder: str, path: str) -> bool:
     """Return whether `path` is `folder` or in it, both without links."""
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
+
+
+def check_outside(root: str, option: str, path: str) -> None:
+    """Raise UserError if `path`, the folder of `option`, lies among the images of `root`, whose list it would change.
+
+    The folders of classes may be links.
+    """
+    parts = [os.path.join(root, part) for part in ("train", "val")]
+    folders = list(parts)
+    for part in parts:
+        with contextlib.suppress(OSError):  # an evaluation needs no train/
+            folders += [entry.path for entry in os.scandir(part) if entry.is_symlink()]
+    real = os.path.realpath(path)
+    if any(contains(os.path.realpath(folder), real) for folder in folders):
+        raise UserError("%s %s lies among the images: name another folder" % (option, shown(path)))

@@ -1,234 +1,145 @@
-"""The output folder of a run: which checkpoint to resume, when to rename an older folder, what is written there."""
+"""The output folder of a run: locked, and an older run there set aside; what is written there."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import logging
 import os
-import time
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
-from checkpoints import loading, store
-from options import config_files, parsing
-from results.file_names import CONFIG, EVALUATION, LOCK
+from checkpoints import store
+from options import config_files
+from results import existing, lock
+from results.file_names import CONFIG, EVAL_LOG, EVALUATION, TRAIN_LOG
+from results.plan import is_finished
 from runtime.compat import release_versions
 from runtime.errors import UserError
 from utils import log_to_file, remove_leftovers, write_json, write_text
 
 if TYPE_CHECKING:
     from options.parsing import Options
+    from results.plan import Plan
 
 
-@dataclass
-class Plan:
-    """How a run begins: from the checkpoint `loaded`, read from `path`, or from scratch."""
+def hold(options: Options, tick: Callable[[], object] = lambda: None) -> None:
+    """Before anything is read there, lock the output folder of a training run, if there is one; `tick` as of `lock`.
 
-    loaded: dict[str, Any] | None = None
-    path: str | None = None
-    damaged: Sequence[str] = ()  # newer checkpoints of the output folder than `path`, which cannot be read
-    renames_folder: bool = False  # whether the output folder holds another run and is renamed first
-    has_best: bool = True  # whether the output folder has the best checkpoint that `loaded` refers to
-
-    @property
-    def is_within_epoch(self) -> bool:
-        """Whether the run begins within an epoch, some of whose images it has trained on."""
-        loaded = self.loaded or {}
-        return bool(loaded.get("step")) and "stats" not in (loaded.get("epoch_state") or {})
-
-
-def make_plan(options: Options, world_size: int = 1) -> Plan:
-    """Return the Plan for `options`; this reads and writes nothing.
-
-    An explicit `--resume` has precedence over the folder's checkpoint, unless that is of a run which began with the
-    same `--resume`: then the folder's is newer.
+    UserError where it cannot be locked, or has a pipe or a device in the place of a file.
     """
     folder = options.output_dir
-    if not options.trains:
-        return _plan_evaluation(options)
-    found = store.checkpoints_in(folder) if folder else []
-    asked = store.resolve(options.resume) if options.resume else None
-    continues = _continues(options, asked, found)
-    if continues and found:
-        plan = Plan(*loading.load_first_good(found))
-        loaded = plan.loaded or {}
-        if options.existing_output != "match" or loaded.get("world_size", world_size) == world_size:
-            return plan
-        continues = False
-    renames_folder = bool(folder) and not continues and _holds_a_run(folder, options)
-    if asked:
-        candidates = store.checkpoints_in(options.resume) if os.path.isdir(options.resume) else [asked]
-        loaded, path, _ = loading.load_first_good(candidates)
-        return Plan(loaded, path, renames_folder=renames_folder)
-    return Plan(renames_folder=renames_folder)
+    if not folder or not os.path.isdir(folder):
+        return
+    existing.check_regular(folder, options.trains)
+    if options.trains and not options.dry_run:
+        with _reporting(folder):
+            lock.lock(folder, tick=tick)
 
 
-def _plan_evaluation(options: Options) -> Plan:
-    if options.resume:
-        path = store.resolve(options.resume, store.FOR_WEIGHTS)
-        return Plan(loading.load(path), path)
-    found = store.checkpoints_in(options.output_dir) if options.output_dir and options.auto_resume else []
-    if found:
-        return Plan(*loading.load_first_good(found))
-    if options.eval:
-        raise UserError("--eval needs --resume: name the checkpoint to evaluate")
-    return Plan()
+def check_plan(options: Options, plan: Plan) -> None:
+    """Raise UserError where the run would rename, or write to, what belongs to the user."""
+    folder = options.output_dir
+    if not folder or not options.trains:
+        return
+    if plan.renames_folder:
+        existing.check_inputs(options)
+    elif not existing.holds_run(folder):
+        existing.check_nothing_is_overwritten(folder, plan.continues and "format" in (plan.loaded or {}))
 
 
-def _continues(options: Options, asked: str | None, found: Sequence[str]) -> bool:
-    """Return whether this run continues the one in its output folder."""
-    if not options.auto_resume or options.existing_output == "rename":
-        return False
-    asks_for_latest = bool(asked and found and os.path.samefile(asked, found[0]))
-    if options.existing_output == "match":
-        return _same_options(options, ignore_resume=asks_for_latest)
-    return not asked or asks_for_latest or _began_with(options, asked)
-
-
-def _began_with(options: Options, asked: str) -> bool:
-    recorded = _recorded(options.output_dir).get("resume")
-    if not isinstance(recorded, str):
-        return False
-    if recorded == options.resume:
-        return True
-    return os.path.exists(recorded) and os.path.samefile(store.resolve(recorded), asked)
-
-
-def _recorded(folder: str) -> Mapping[str, Any]:
-    path = os.path.join(folder, CONFIG)
-    return config_files.read_config(path) if folder and os.path.exists(path) else {}
-
-
-def _same_options(options: Options, ignore_resume: bool) -> bool:
-    recorded = _recorded(options.output_dir)
-    if not recorded:
-        return False
-    before, now = parsing.identity(recorded), parsing.identity(options.as_dict())
-    if options.output_dir in (before.get("resume"), os.path.dirname(before.get("resume") or "")):
-        before["resume"] = ""  # it resumed the folder's own checkpoint
-    if ignore_resume:
-        before.pop("resume", None)
-        now.pop("resume", None)
-    return before == now
-
-
-def _holds_a_run(folder: str, options: Options) -> bool:
-    if not os.path.isdir(folder) or not os.listdir(folder):
-        return False
-    if options.existing_output == "resume":
-        return bool(store.checkpoints_in(folder))
-    return set(os.listdir(folder)) != {LOCK}
+def check_validation_images(options: Options, plan: Plan, fingerprint: list[int]) -> None:
+    """Note in `plan` whether its checkpoint was evaluated on other images than those of the `fingerprint`."""
+    before = (plan.loaded or {}).get("val_images")
+    is_trained = options.trains and not is_finished(options, plan)
+    plan.has_other_val = is_trained and before is not None and before != fingerprint
 
 
 def prepare(options: Options, plan: Plan) -> str | None:
     """Lock the output folder, rename an older one if `plan` asks for it, and open the log file.
 
-    Updates `plan` with where its checkpoint is afterwards and whether the folder has its best one. Returns a line that
-    reports the renaming, or None.
+    Updates `plan` with whether the folder has the best checkpoint. Returns a line that reports the renaming, or None.
     """
     if not options.output_dir:
         return None
-    try:
+    with _reporting(options.output_dir):
         message = _prepare(options, plan)
-        log_to_file(_log_path(options))
         if options.trains:
-            write_config(options)
+            _write_config(options, plan)
+        log_to_file(os.path.join(options.output_dir, TRAIN_LOG if options.trains else EVAL_LOG))
+        if options.trains:
+            _prepare_checkpoints(options.output_dir, plan)
         return message
+
+
+@contextlib.contextmanager
+def _reporting(folder: str) -> Iterator[None]:
+    """Turn an OSError into a UserError."""
+    try:
+        yield
     except OSError as error:
-        raise UserError("--output-dir %s cannot be written to: %s" % (options.output_dir, error)) from None
+        raise UserError("--output-dir %s cannot be written to: %s" % (folder, error)) from None
 
 
 def _prepare(options: Options, plan: Plan) -> str | None:
-    folder, writes = options.output_dir, options.trains
-    if writes and os.path.isdir(folder):
-        lock(folder)
-    message = None
+    folder, message = options.output_dir, None
     if plan.renames_folder:
-        renamed = _rename(folder)
-        message = _rename_message(folder, renamed)
-        if plan.path and os.path.dirname(os.path.abspath(plan.path)) == folder:
-            plan.path = os.path.join(renamed, os.path.basename(plan.path))
-    is_new = not os.path.isdir(folder)
-    os.makedirs(folder, exist_ok=True)
+        message = _set_aside(folder)
+    os.makedirs(os.path.realpath(folder) if message else folder, exist_ok=True)  # a link to it now leads nowhere
     if not os.access(folder, os.W_OK):
         raise UserError("--output-dir %s cannot be written to" % folder)
-    if writes and is_new:
-        lock(folder)
-    if writes:
-        _rename_damaged(plan)
-    if writes and plan.path and not os.path.exists(os.path.join(folder, store.BEST)):
-        plan.has_best = store.copy_best(os.path.dirname(os.path.abspath(plan.path)), folder)
+    if options.trains:
+        if lock.lock(folder):  # it is new
+            _check_nothing_has_begun(folder)
+        lock.keep_file()
+        remove_leftovers(folder)
     return message
 
 
-def first_epoch(options: Options, loaded: Mapping[str, Any] | None) -> int:
-    """Return the epoch that training begins or resumes with."""
-    return loaded["epoch"] + 1 if loaded and "epoch" in loaded else options.start_epoch
-
-
-def check_something_is_left(options: Options, loaded: Mapping[str, Any] | None) -> None:
-    """Raise UserError if there is nothing to train and no earlier result either."""
-    epoch = first_epoch(options, loaded)
-    if epoch >= options.epochs and not (loaded or {}).get("history"):
-        raise UserError("nothing to train: epoch %d is not below --epochs %d" % (epoch, options.epochs))
-
-
-_lock_files: list[IO[str]] = []  # open ones: closing one would release its lock
-
-
-def lock(folder: str, patience_s: float = 20) -> None:
-    """Lock `folder` until `unlock` or the end of this process; raise UserError if another run holds the lock.
-
-    The loader processes of a killed run hold its lock for some seconds, hence the patience.
-    """
+def _check_nothing_has_begun(folder: str) -> None:
     try:
-        import fcntl
-    except ImportError:  # not a Unix system
-        return
-    file = open(os.path.join(folder, LOCK), "a")  # noqa: SIM115 - stays open
-    deadline = time.time() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _lock_files.append(file)
-            remove_leftovers(folder)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                file.close()
-                return  # a file system without locks
-            if time.time() > deadline:
-                file.close()
-                raise UserError(
-                    "--output-dir %s: another run is writing there; wait for it, or name another" % folder
-                ) from None
-            time.sleep(0.5)
+        existing.check_nothing_is_overwritten(folder, False)
+    except UserError:
+        text = "--output-dir %s: another run has begun there meanwhile: start this one again" % folder
+        raise UserError(text) from None
 
 
-def unlock() -> None:
-    """Release the lock of the output folder, if there is one."""
-    while _lock_files:
-        _lock_files.pop().close()
-
-
-def _rename(folder: str) -> str:
+def _set_aside(folder: str) -> str:
+    """Rename the run in `folder`, and return the line that reports it."""
     try:
-        return store.rename_by_time(folder)
+        target = existing.set_aside(folder)
     except OSError as error:
         raise UserError("--output-dir %s holds another run and cannot be renamed: %s" % (folder, error)) from None
+    message = "%s held another run: renamed to %s" % (folder, target)
+    if os.path.isdir(folder):
+        message = "%s held another run, and other things, which stay: its files are moved to %s" % (folder, target)
+    found = store.checkpoints_in(target)
+    return message + ("; resume that run with --resume=%s" % found[0] if found else "")
 
 
-def _rename_damaged(plan: Plan) -> None:
-    """Rename damaged checkpoints: the next save would otherwise keep one of them as the previous checkpoint."""
-    for path in plan.damaged:
+def _write_config(options: Options, plan: Plan) -> None:
+    """Write the options, unless they are those of a finished run that is started again."""
+    if not plan.continues:
+        write_config(options)
+    elif not (is_finished(options, plan) and os.path.isfile(os.path.join(options.output_dir, CONFIG))):
+        write_config(options, finetune=plan.finetune)  # what it began with, whatever is asked for now
+
+
+def _prepare_checkpoints(folder: str, plan: Plan) -> None:
+    """Rename the checkpoints that the next save would lose, and see to the best one."""
+    for path in plan.damaged:  # the next save would otherwise keep one of them as the previous checkpoint
         store.rename_by_time(path, ".damaged")
         plan.has_best = plan.has_best and os.path.basename(path) != store.BEST
-
-
-def _rename_message(folder: str, target: str) -> str:
-    message = "%s held another run: renamed to %s" % (folder, target)
-    if store.checkpoints_in(target):
-        message += "; resume that run with --resume=%s" % store.checkpoints_in(target)[0]
-    return message
+    for path in [os.path.join(folder, name) for name in existing.CHECKPOINTS]:
+        if os.path.lexists(path) and not os.path.isfile(path):
+            renamed = store.rename_by_time(path, ".damaged")
+            logging.getLogger().warning("%s is not a regular file: renamed to %s", path, renamed)
+    best = os.path.join(folder, store.BEST)
+    if plan.has_other_val:
+        plan.has_best = False
+        kept = "; the best checkpoint so far is kept as " + store.rename_by_time(best) if os.path.exists(best) else ""
+        text = "val/ is not the one that %s was evaluated on: the best accuracy counts anew%s"
+        logging.getLogger().warning(text, plan.path, kept)
+    elif plan.path and not os.path.exists(best):
+        plan.has_best = store.copy_best(os.path.dirname(os.path.abspath(plan.path)), folder)
 
 
 def write_evaluation(
@@ -255,11 +166,7 @@ def write_evaluation(
             raise UserError("%s %s cannot be written: %s" % (name, path, error.strerror), one_rank=True) from None
 
 
-def _log_path(options: Options) -> str:
-    return os.path.join(options.output_dir, "train_0.log" if options.trains else "eval_0.log")
-
-
-def write_config(options: Options) -> None:
-    """Write the configuration file that reproduces the run."""
-    text = "# python main.py --config THIS_FILE reproduces this run (%s)\n" % release_versions()
-    write_text(os.path.join(options.output_dir, CONFIG), text + config_files.to_yaml(options))
+def write_config(options: Options, **changed: Any) -> None:
+    """Write the configuration file that reproduces the run; `changed` options have other values there."""
+    text = "%s (%s)\n" % (existing.CONFIG_TITLE, release_versions())
+    write_text(os.path.join(options.output_dir, CONFIG), text + config_files.to_yaml(options, **changed))

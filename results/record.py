@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from typing import TYPE_CHECKING, Any, Mapping
 
 from checkpoints import store
+from results import reader
 from results.file_names import ROWS, SUMMARY
-from results.folder import first_epoch
-from runtime.errors import RunError
+from results.plan import first_epoch
+from runtime.errors import RunError, reason
 from utils import append_missing_rows, write_json
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from datasets import Loaders
     from options.parsing import Options
-    from results.folder import Plan
+    from results.plan import Plan
     from runtime.amp import Precision
     from runtime.device import Device
     from runtime.distributed import Ranks
@@ -63,7 +65,10 @@ class Record:
         self.output_dir, self.epochs = options.output_dir, options.epochs
         self.saves = bool(options.output_dir) and run.ranks.is_main
         self.unsaved: str | None = None  # why the last checkpoint could not be written
-        self.last_save: tuple[int, dict[str, Any] | None] = (-1, None)  # its epoch and resume_state
+        self.lacks_room = False  # whether a full disk is why
+        self.last_save: tuple[int, dict[str, Any] | None, bool] = (-1, None, False)  # the arguments of `save`
+        self.lost_best: tuple[float, str] | None = None  # the accuracy that best.pth should have, and why it has not
+        self.is_restarted = plan.continues  # in its own folder
         self.constants: dict[str, Any] = {
             "model": options.model,
             "device": str(run.device),
@@ -77,6 +82,7 @@ class Record:
             "epochs": options.epochs,
         }
         self.train_images: list[int] = loaders.train.dataset.images.fingerprint
+        self.val_images: list[int] = loaders.val.dataset.images.fingerprint
         token_layout = getattr(run.bare_model, "token_layout", options.token_layout)
         self.recorded_options = dict(options.as_dict(), token_layout=token_layout, **loaders.decoding.as_options())
         self.history: list[dict[str, Any]] = list(loaded.get("history", []))
@@ -131,6 +137,7 @@ class Record:
             "seconds": self.seconds,
             "classes": list(self.classes),
             "train_images": self.train_images,
+            "val_images": self.val_images,
             "world_size": self.constants["virtual_ranks"],
             "args": self.recorded_options,
         }
@@ -164,13 +171,17 @@ class Record:
         """
         if not self.saves:
             return
-        self.last_save, self.unsaved = (epoch, resume_state), None
+        self.last_save, self.unsaved = (epoch, resume_state, is_best), None
         try:
             store.save(self._state(epoch, resume_state), self.output_dir, is_best)
+            if self.lost_best and self.max_accuracy >= self.lost_best[0]:
+                self.lost_best = None
         except store.SaveError as error:
-            self.unsaved = str(error)
-            self.run.logger.error("%s; the previous checkpoint is kept, and the run continues", error)
+            self.unsaved, self.lacks_room = str(error), error.lacks_room
+            kept = "the previous checkpoint is kept" if os.path.isdir(self.output_dir) else "the folder is gone"
+            self.run.logger.error("%s; %s, and the run continues", error, kept)
             if is_best:  # best.pth is still the one before
+                self.lost_best = max(self.lost_best or (-1.0, ""), (self.max_accuracy, self.unsaved))
                 self.max_accuracy, self.best_epoch = self.best_before
 
     def save_not_finite(self, epoch: int, facts: Mapping[str, Any]) -> None:
@@ -195,17 +206,46 @@ class Record:
         """
         if self.unsaved is None:
             return
-        self.save(*self.last_save)
+        epoch, resume_state, is_best = self.last_save
+        if is_best:
+            self.max_accuracy, self.best_epoch = self.history[-1]["test_acc1"], epoch
+        self.save(epoch, resume_state, is_best)
         if self.unsaved is None:
             return
-        path = os.path.join(tempfile.mkdtemp(prefix="spach-smlp-"), store.LATEST)
+        path, failure = self._save_elsewhere(epoch, resume_state)
+        if failure:
+            message = "%s, nor elsewhere (%s): what came after the last checkpoint is lost"
+            raise RunError(message % (self.unsaved, failure))
+        remedy = "make room, then resume" if self.lacks_room else "resume"
+        raise RunError("%s: it is in %s instead; %s with --resume=%s" % (self.unsaved, path, remedy, path))
+
+    def _save_elsewhere(self, epoch: int, resume_state: dict[str, Any] | None) -> tuple[str, str]:
+        """Write the checkpoint into the system's folder for temporary files; return its path, and why that failed."""
         try:
-            store.save_as(self._state(*self.last_save), path)
-        except store.SaveError as error:
-            message = "%s, nor elsewhere (%s): what came after the last checkpoint is lost" % (self.unsaved, error)
-            raise RunError(message) from None
-        message = "%s: it is in %s instead; make room, then resume with --resume=%s"
-        raise RunError(message % (self.unsaved, path, path))
+            folder = tempfile.mkdtemp(prefix="spach-smlp-")
+        except OSError as error:
+            return "", reason(error)
+        path = os.path.join(folder, store.LATEST)
+        try:
+            store.save_as(self._state(epoch, resume_state), path)
+            return path, ""
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, store.SaveError):
+                return "", str(error)
+            raise
+
+    def check_best(self) -> None:
+        """At the end of training, raise RunError if the weights with the best accuracy could not be saved."""
+        if self.lost_best:
+            raise RunError("the weights with the best accuracy, %.2f%%, are not saved: %s" % self.lost_best)
+
+    def finish(self) -> bool:
+        """Write the final results, unless this is a finished run that was started again; return as `write`."""
+        is_unchanged = self.is_restarted and not self.epochs_here
+        if self.saves and is_unchanged and reader.RunFolder(self.output_dir).status == "complete":
+            return True
+        return self.write("complete")
 
     def write(self, status: str) -> bool:
         """Update log.txt and summary.json on the first rank; return whether that succeeded."""

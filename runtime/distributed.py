@@ -120,6 +120,15 @@ class Ranks:
             return compute(lambda: None)
         return self._compute_and_send(compute) if self.is_main else self._receive()
 
+    def first(self, action: Callable[[Callable[[], None]], object]) -> None:
+        """Call `action(tick)` on rank 0 while the others wait; all ranks raise its UserError."""
+
+        def compute(tick: Callable[[], None]) -> numpy.ndarray:
+            action(tick)
+            return numpy.zeros(1, numpy.uint8)
+
+        self.from_rank_0(compute)
+
     def _compute_and_send(self, compute: Callable[[Callable[[], None]], numpy.ndarray]) -> numpy.ndarray:
         sent_at = time.monotonic()
 

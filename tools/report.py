@@ -16,14 +16,13 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from options import parsing
 from options.command_line import FileParser
 from results import curves
+from results.file_names import CURVES, PAGE
 from results.reader import RunFolder
 from results.report_page import GENERATOR, page
 from runtime.errors import UserError, printable, reason, shown
 from runtime.programs import report as print_line
 from runtime.programs import run_program
 from utils import replacing
-
-CURVES, PAGE = "curves.png", "report.html"
 
 
 def run(argv: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from options.parsing import Options
-    from results.folder import Plan
+    from results.plan import Plan
     from runtime.device import Device
     from runtime.distributed import Ranks
 

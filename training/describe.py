@@ -12,7 +12,7 @@ from training.losses import Distillation
 if TYPE_CHECKING:
     from datasets import Loaders
     from options.parsing import Options
-    from results.folder import Plan
+    from results.plan import Plan
     from training.run import Run
 
 
@@ -73,6 +73,8 @@ def _recipe_rows(options: Options, run: Run, loaders: Loaders) -> list[tuple[str
 
 
 def _start_text(options: Options, plan: Plan) -> str:
+    if plan.path and plan.continues and plan.finetune:
+        return "%s, of the run that began with the weights of %s" % (plan.path, plan.finetune)
     if plan.path:
         return plan.path
     return "the weights of " + options.finetune if options.finetune and options.trains else "random weights"

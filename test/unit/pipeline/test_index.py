@@ -22,11 +22,11 @@ from permissions import nobody
 from torchvision.datasets import ImageFolder
 
 import datasets
+import main
 from options import parsing
 from pipeline import index
 from pipeline.decoding import Decoding
 from pipeline.passed_over import PassedOver
-from runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("heard", "hasty")
 
@@ -239,15 +239,22 @@ def test_an_evaluation_adds_an_index_only_where_it_is_told(tmp_path, cache):
     assert len(os.listdir(cache)) == 1
 
 
-def test_no_index_lies_among_the_images(tmp_path):
+@pytest.mark.parametrize("inner", ["train", "val/a", "val/new", "linked/inner"])
+def test_no_output_lies_among_the_images(tmp_path, capsys, inner):
+    """Neither by a link to the data set, nor in a folder that is linked into it as a class."""
     root = make_folder(tmp_path / "data")
+    (tmp_path / "pictures" / "linked").mkdir(parents=True)
+    os.symlink(str(tmp_path / "pictures" / "linked"), os.path.join(root, "train", "c"))
     os.symlink(root, str(tmp_path / "link"))
-    settle()
+    above = "pictures" if inner.startswith("linked") else "link"
     before = names_below(root)
-    for inner in ("train", "val/a", "val/new"):
-        kept(root, "--output-dir=" + os.path.join(str(tmp_path / "link"), inner))
-        with pytest.raises(UserError, match="--index-cache .*%s lies among the images" % inner):
-            load(root, "--index-cache=" + os.path.join(str(tmp_path / "link"), inner))
+    for option in ("--output-dir", "--index-cache"):
+        path = os.path.join(str(tmp_path / above), inner)
+        for mode in ("--epochs=1", "--eval", "--dry-run"):
+            assert main.main(["--data-path=" + root, "%s=%s" % (option, path), mode]) == 2
+            err = capsys.readouterr().err
+            assert "%s %s lies among the images: name another folder" % (option, path) in err
+            assert len(err.splitlines()) == 1
     assert names_below(root) == before
 
 
