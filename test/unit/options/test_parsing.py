@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 
 import pytest
 from command_lines import parse
@@ -197,3 +198,19 @@ def test_identity_ignores_what_changes_nothing():
     for words in (["--lr=1"], ["--epochs=3"], ["--seed=1"], ["--amp=none"], ["--batch-size=2"]):
         assert identity(*words) != identity()
     assert all(not isinstance(value, float) or math.isfinite(value) for value in identity().values())
+    older = {name: value for name, value in parse().as_dict().items() if name not in ("extensions", "exif_transpose")}
+    assert parsing.identity(older) == identity() != identity("--exif-transpose") != identity("--extensions", ".gif")
+
+
+def test_extensions_begin_with_a_dot(tmp_path):
+    assert parse("--extensions", ".GIF", ".avif").extensions == [".gif", ".avif"]
+    path = write(tmp_path, "extensions: [.gif, .heic]\nexif_transpose: true")
+    assert (parse("--config", path).extensions, parse("--config", path).exif_transpose) == ([".gif", ".heic"], True)
+    path = write(tmp_path, "extensions: null\nexif_transpose: null")
+    assert (parse("--config", path).extensions, parse("--config", path).exif_transpose) == (None, None)
+    for text, remedy in (
+        ("gif", "'gif' is no extension, write .gif"),
+        (".a/b", "'.a/b' is no extension, such as .gif"),
+    ):
+        with pytest.raises(UserError, match="--extensions: " + re.escape(remedy)):
+            parse("--extensions", text)
