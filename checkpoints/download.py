@@ -36,7 +36,7 @@ def fetch(url: str) -> str:
     path = os.path.join(folder, "%s-%s" % (digits[:16], name))
     try:
         os.makedirs(folder, exist_ok=True)
-        if not (os.path.exists(path) and _sha256_of(path).startswith(digits)):
+        if not (os.path.isfile(path) and _sha256_of(path).startswith(digits)):
             torch.hub.download_url_to_file(
                 parts._replace(fragment="").geturl(), path, hash_prefix=digits, progress=False
             )

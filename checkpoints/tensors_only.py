@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # that of C makes room for as many values as a file claims
     """Unpickler of tensors, plain containers and Namespaces; it refuses every other name, so a file cannot run code."""
 
     ALLOWED: dict[tuple[str, str], Any] = {

@@ -60,7 +60,7 @@ def convert(options: argparse.Namespace) -> None:
             write(staged, kind, selected, info, checkpoint)
         except store.SaveError as error:
             raise RunError(str(error)) from None
-        check_same(info, selected, loading.load(staged)["model"])
+        check_same(options.source, info, selected, loading.load(staged)["model"])
     words = (shown(options.target), kind, shown(options.source))
     print("written  %s as %s; its logits are those of %s, bit by bit" % words)
 
@@ -81,10 +81,11 @@ def write(path: str, kind: str, selected: dict[str, Tensor], info: WeightsInfo, 
     store.save_as(selected if kind == "weights" else dict(metadata, model=selected), path)
 
 
-def check_same(info: WeightsInfo, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
-    """Raise UserError unless the model gives the same logits with both weights, bit by bit."""
+def check_same(path: str, info: WeightsInfo, first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Raise UserError unless the model gives the same logits with both weights, those of `path` and others."""
     import torch
 
+    from checkpoints import loading
     from runtime.compat import create_model
 
     logits = []
@@ -92,7 +93,7 @@ def check_same(info: WeightsInfo, first: dict[str, Tensor], second: dict[str, Te
     images = torch.randn(2, 3, info.image_size, info.image_size)
     for weights in (first, second):
         model = create_model(info.model, **info.keywords).eval()
-        model.load_state_dict(weights)
+        loading.fill(path, model, weights)
         with torch.no_grad():
             logits.append(model(images))
     if not ((logits[0] == logits[1]) | (torch.isnan(logits[0]) & torch.isnan(logits[1]))).all():

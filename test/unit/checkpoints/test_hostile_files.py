@@ -1,10 +1,13 @@
 """Files that would run code, and URLs without https or a hash, are refused on every torch."""
 
 import argparse
+import contextlib
 import hashlib
 import http.server
+import json
 import os
 import pickle
+import resource
 import shutil
 import ssl
 import subprocess
@@ -58,6 +61,49 @@ def test_restricted_unpickler_for_old_torch(tmp_path):
         with pytest.raises(pickle.UnpicklingError, match="which a checkpoint may not"):
             torch.load(path, pickle_module=TensorsOnly, **options)
     assert os.listdir(str(tmp_path)) == ["c.pth"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x7f.",  # a memo of two milliards of values
+        b"\x80\x04\x8e" + b"\0\0\0\0\x10\0\0\0" + b"abc.",  # bytes
+        b"\x80\x04\x95" + b"\0\0\0\0\x10\0\0\0" + b"N.",  # a frame
+        b"\x80\x02\x8b\xff\xff\xff\x7fabc.",  # an integer
+    ],
+)
+def test_a_pickle_that_claims_gigabytes_is_refused_at_once(tmp_path, content):
+    path = str(tmp_path / "c.pth")
+    with open(path, "wb") as file:
+        file.write(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        loading.load(path)
+    with contextlib.suppress(pickle.UnpicklingError, EOFError, MemoryError), open(path, "rb") as file:
+        TensorsOnly.load(file)  # as an older torch does
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10**6  # KiB
+
+
+def metadata_of(text):
+    """Return a safetensors file of one weight whose metadata has `text` as its args."""
+    header = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "__metadata__": {"args": text}}
+    data = json.dumps(header).encode()
+    return len(data).to_bytes(8, "little") + data + bytes(4)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a": ' * 10**5, "{", "[1]", '{"model": %s}' % ("9" * 10**5), ""])
+def test_hostile_metadata_of_safetensors(tmp_path, text):
+    pytest.importorskip("safetensors")
+    path = str(tmp_path / "c.safetensors")
+    for content in (metadata_of(text), metadata_of(text)[:60], (2**40).to_bytes(8, "little") + metadata_of(text)[8:]):
+        with open(path, "wb") as file:
+            file.write(content)
+        with pytest.raises(UserError) as caught:
+            loading.load(path)
+        assert path in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    with open(path, "wb") as file:
+        file.write(metadata_of('{"model": "smlpnet_tiny"}'))
+    assert loading.load(path)["args"] == {"model": "smlpnet_tiny"}
 
 
 def test_a_torchscript_program_is_refused(tmp_path):

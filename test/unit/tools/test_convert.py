@@ -1,6 +1,7 @@
 """tools/convert.py: checkpoints of each kind into each other and back, and what it refuses."""
 
 import argparse
+import os
 
 import pytest
 import torch
@@ -133,3 +134,28 @@ def test_ema_weights_that_are_not_there(tmp_path, models_of_families, capsys):
     source = authors_like(tmp_path / "a.pth", models_of_families["smlpnet_tiny"], "smlpnet_tiny")
     assert convert.main([source, str(tmp_path / "b.pth"), "--ema"]) == 2
     assert "holds no EMA weights" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path, models_of_families, capsys):
+    model = models_of_families["smlpnet_tiny"].state_dict()
+    ema = dict(model, **{"mlp_head.0.bias": torch.zeros(9)})
+    head = {"mlp_head.0.weight": torch.zeros(1, 1).expand(10**7, 640), "mlp_head.0.bias": torch.zeros(1).expand(10**7)}
+    thin = {"mlp_head.0.weight": torch.zeros(10**6, 1), "mlp_head.0.bias": torch.zeros(10**6)}
+    source, target = str(tmp_path / "a.pth"), str(tmp_path / "b.pth")
+    for content, words, text in (
+        ({"model": model, "model_ema": ema}, ["--ema"], "mlp_head.0.bias is (9,) there, (7,) here"),
+        (dict(model, **head), [], "more values than the file can hold"),
+        (dict(model, **thin), [], "of no model of that family"),
+        (dict(model, **{"mlp_head.0.weight": torch.zeros(())}), [], "of no model of that family"),
+        (dict(model, **{"to_patch_embedding.0.0.weight": torch.zeros(3)}), [], "of no model of that family"),
+        (dict(model, **{"token_mix.0.1.proj_h.weight": torch.zeros(10**6, 1)}), [], "of no model of that family"),
+    ):
+        torch.save(content, source, **store.ZIP_FORMAT)
+        assert convert.main([source, target, *words]) == 2
+        errors = capsys.readouterr().err
+        assert text in errors and len(errors.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+    os.unlink(source)
+    os.mkfifo(source)
+    assert convert.main([source, target]) == 2
+    assert "a.pth is not a readable checkpoint: not a regular file" in capsys.readouterr().err
