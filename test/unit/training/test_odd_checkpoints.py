@@ -1,6 +1,7 @@
 """Runs that resume from a checkpoint in which one entry is odd: they train, or one short line says what is wrong."""
 
 import random
+import sys
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from command_lines import parse
 from odd_checkpoints import aliased, nested, one_entry_changes, recursive
 from torch import nn
 
-from checkpoints import loading, store, training_state
+from checkpoints import loading, safetensors_files, store, training_state
 from runtime.ema import NoEma
 from runtime.errors import UserError
 from training import optim
@@ -136,3 +137,48 @@ def test_a_run_from_a_file_with_an_odd_entry(small, tmp_path, capsys):
         errors = capsys.readouterr().err
         assert status == (0 if None in change.values() else 2), (name, errors)
         assert len(errors.splitlines()) == (1 if status else 0) and "Traceback" not in errors, (name, errors)
+
+
+def forms(folder, whole):
+    """Write the checkpoint `whole` in each form that other programs write; return {form: path}."""
+    model = whole["model"]
+    contents = {
+        "state_dict": {"state_dict": model, "epoch": 4, "arch": "other"},
+        "of DDP": {"model": {"module." + name: value for name, value in model.items()}},
+        "compiled": {"_orig_mod." + name: value for name, value in model.items()},
+        "EMA alone": {"model_ema": model},
+    }
+    for form, content in contents.items():
+        store.save_as(content, str(folder / (form + ".pth")))
+    (folder / "previous").mkdir()
+    store.save_as(whole, str(folder / "previous" / store.PREVIOUS))
+    return dict({form: str(folder / (form + ".pth")) for form in contents}, previous=str(folder / "previous"))
+
+
+def check_every_option(small, capsys, path, form):
+    """Read the weights in `path` by each option that takes a file."""
+    teacher = ["--distillation-type=soft", "--teacher-model=smlpnet_tiny"]
+    for words in (["--finetune=" + path], ["--eval", "--resume=" + path], [*teacher, "--teacher-path=" + path]):
+        capsys.readouterr()
+        assert small("--epochs=1", *words) == 0, (form, words, capsys.readouterr().err)
+
+
+def test_every_option_takes_every_form_of_a_file(small, tmp_path, capsys):
+    assert small("--output-dir=%s" % (tmp_path / "a"), "--epochs=1") == 0
+    for form, path in forms(tmp_path, loading.load(str(tmp_path / "a" / store.LATEST))).items():
+        check_every_option(small, capsys, path, form)
+
+
+def test_every_option_takes_safetensors(small, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("safetensors")
+    assert small("--output-dir=%s" % (tmp_path / "a"), "--epochs=1") == 0
+    whole, path = loading.load(str(tmp_path / "a" / store.LATEST)), str(tmp_path / "w.safetensors")
+    safetensors_files.write(path, whole["model"], {"args": whole["args"], "classes": whole["classes"], "epoch": 0})
+    check_every_option(small, capsys, path, "safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    for words in (["--finetune=" + path], ["--eval", "--resume=" + path]):
+        capsys.readouterr()
+        assert small("--epochs=1", *words) == 2
+        errors = capsys.readouterr().err
+        assert "the package safetensors is not installed: pip install safetensors" in errors
+        assert len(errors.splitlines()) == 1 and path in errors
