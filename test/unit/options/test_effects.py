@@ -11,6 +11,7 @@ from paths import ROOT
 from small_models import create_tiny_model
 
 from options import parsing
+from pipeline import index
 from runtime.compat import timm
 from training import build
 
@@ -184,6 +185,7 @@ def bench(tmp_path_factory):
     for name in LAUNCHERS:
         patch.delenv(name, raising=False)
     patch.setattr(build, "create_model", create_tiny_model)
+    patch.setattr(index, "RACY_NS", 10**7)  # a folder that was still for 10 ms is listed for good
     yield seen.Bench(tmp_path_factory.mktemp("effects"), patch)
     patch.undo()
 
