@@ -17,7 +17,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Sequence
 
-sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
+if __name__ == "__main__":  # the path of a program that imports this module is its own
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P leaves it out
 
 from options.command_line import FileParser, add_switch, extension, number
 from runtime.errors import UserError, printable, shown
