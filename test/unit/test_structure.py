@@ -91,6 +91,14 @@ def test_a_library_is_imported_in_one_file(package):
     assert users == {ONE_FILE[package]}
 
 
+@pytest.mark.parametrize("path", PRODUCT)
+def test_spans_are_measured_by_a_clock_that_nobody_sets(path):
+    """time.monotonic and time.perf_counter: where the time of day is set back, a wait by time.time grows."""
+    for node in ast.walk(tree_of(path)):
+        is_time = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "time"
+        assert not is_time or node.attr != "time", "%s:%d" % (path, node.lineno)
+
+
 def test_functions_stay_short():
     for path in SOURCES:
         for node in ast.walk(tree_of(path)):
