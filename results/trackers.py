@@ -238,7 +238,7 @@ class Trackers:
 
 def _read_state(path: str) -> dict[str, Any]:
     state: dict[str, Any] = {"run_id": uuid.uuid4().hex[:21], "next_epoch": 0}
-    if os.path.exists(path):
+    if os.path.isfile(path):  # opening a pipe would wait for its writer
         with open(path, encoding="utf-8") as file:
             state.update(json.load(file))
     return state

@@ -28,7 +28,8 @@ def loader_of(count, collate=list, workers=2, hands_over=False, **more):
 def nothing_unexpected(capfd):
     """No process prints a traceback."""
     yield
-    assert "Traceback" not in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert "Traceback" not in err, err
 
 
 def pictures(numbers):

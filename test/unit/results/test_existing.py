@@ -9,7 +9,7 @@ import torch
 
 from checkpoints import store
 from options import parsing
-from results import existing, lock
+from results import existing, lock, trackers
 from results import folder as output_folder
 from results.plan import Plan, make_plan
 from runtime.errors import UserError
@@ -205,3 +205,8 @@ def test_the_checkpoint_before_one_that_is_no_file_is_resumed(tmp_path, kind):
         store.save({"model": {}, "epoch": number}, str(out), True)
     odd = [name for name in names(out) if name.startswith("checkpoint.pth.damaged.")]
     assert len(odd) == 1 and not os.path.isfile(str(out / odd[0])) and names(tmp_path) == ["out"]
+
+
+def test_a_tracker_s_state_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(str(tmp_path / trackers.STATE))
+    assert trackers._read_state(str(tmp_path / trackers.STATE))["next_epoch"] == 0
