@@ -94,7 +94,7 @@ def test_files_take_any_name(tmp_path):
 
 def test_class_names_survive_a_checkpoint(tmp_path):
     folder = write(tmp_path / NAMES[1], {})
-    content = {"model": {"w": torch.zeros(1)}, "classes": NAMES, "args": {"data_path": NAMES}}
+    content = {"model": {"w": torch.zeros(len(NAMES))}, "classes": NAMES, "args": {"data_path": NAMES}}
     store.save(content, folder, True)
     loaded = loading.load(os.path.join(folder, store.LATEST))
     assert loaded["classes"] == NAMES and loaded["args"]["data_path"] == NAMES
