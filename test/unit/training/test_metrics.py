@@ -1,5 +1,6 @@
 """The numbers of each class: --per-class, counted once more by hand."""
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from bare_runs import CPU, Batches, run_of
 import engine
 from checkpoints import loading, store
 from options import parsing
+from results import folder
 from runtime.errors import UserError
 from training import metrics
 
@@ -150,13 +152,22 @@ def test_training_keeps_the_numbers_of_the_best_weights(small, tmp_path):
     assert json.loads(again.read_text()) == json.loads((out / "evaluation.json").read_text()) == written
 
 
-def test_a_place_that_cannot_be_written_is_named(small, tmp_path, capsys):
+def test_a_place_that_cannot_be_written_is_named(small, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
-    (out / "evaluation.json").mkdir(parents=True)
-    assert small("--output-dir=%s" % out, "--per-class", "--epochs=1") == 0  # training continues without
-    assert "--output-dir %s cannot be written" % (out / "evaluation.json") in capsys.readouterr().out
-    assert small("--output-dir=%s" % out, "--per-class", "--eval", "--resume=%s" % out) == 2
-    assert "main.py: error: --output-dir %s cannot be" % (out / "evaluation.json") in capsys.readouterr().err
+
+    def refuse(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "write_json", refuse)
+        assert small("--output-dir=%s" % out, "--per-class", "--epochs=1") == 0  # training continues without
+        assert "--output-dir %s cannot be written" % (out / "evaluation.json") in capsys.readouterr().out
+        assert small("--output-dir=%s" % out, "--per-class", "--eval", "--resume=%s" % out) == 2
+        assert "main.py: error: --output-dir %s cannot be" % (out / "evaluation.json") in capsys.readouterr().err
+    (out / "evaluation.json").mkdir()
+    for words in (["--epochs=2"], ["--eval", "--resume=%s" % out]):
+        assert small("--output-dir=%s" % out, "--per-class", *words) == 2
+        assert "evaluation.json there is not a regular file" in capsys.readouterr().err
 
 
 def nan_weights(source, target, *parts):
