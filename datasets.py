@@ -67,6 +67,11 @@ class Loaders:
         for batches in filter(None, (self.train, self.val)):
             batches.stop = stop
 
+    def end(self) -> None:
+        """End the loader processes, which have inherited what connects this process with the other ranks."""
+        for batches in filter(None, (self.train, self.val)):
+            batches.end()
+
 
 class Sample(NamedTuple):
     """An image as bytes with its class number (both None where nothing could be read), and the unreadable images."""

@@ -71,6 +71,7 @@ def main(options: Options) -> None:
             evaluate_once(options, run, loaders)
         else:
             train(options, run, loaders, plan)
+        loaders.end()  # before `close`: torch 1.8 waits there until no process has its connection open
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
         lock.unlock()

@@ -70,6 +70,10 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._deliver(0)
 
+    def end(self) -> None:
+        """End the loader processes."""
+        self._loader.end()
+
     def images_of(self, epoch: int, number: int, rank: int) -> list[tuple[int, str]]:
         """Return [(index, path)] of the images in the batch `number` of the virtual rank `rank`."""
         self.batch_sampler.set_epoch(epoch)

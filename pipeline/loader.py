@@ -181,10 +181,13 @@ def start(loader: DataLoader) -> Iterator[Any]:
         before = signal.SIG_DFL
     feeder_error = _set_feeder_error(_ignore_a_lost_reader)
     try:
-        return iter(loader)
+        iterator = iter(loader)
     finally:
         _set_feeder_error(feeder_error)
         signal.signal(signal.SIGCHLD, before)
+    for queue in getattr(iterator, "_index_queues", ()):  # one with no batch to ask for sends only the end, later
+        queue._on_queue_feeder_error = _ignore_a_lost_reader
+    return iterator
 
 
 def _set_feeder_error(act: Callable[[BaseException, object], None]) -> Callable[[BaseException, object], None]:

@@ -9,12 +9,12 @@ import time
 import pytest
 import torch
 from limits import open_files
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from checkpoints import loading, store
 from pipeline import handover
 from pipeline.batch_bytes import ImageBytes, stack
-from pipeline.loader import Loader, LostProcess, means_a_lost_process
+from pipeline.loader import Loader, LostProcess, means_a_lost_process, start
 from pipeline.samplers import EvalShard, ShardBatches
 from runtime.errors import Stopped
 
@@ -71,6 +71,16 @@ def test_a_process_that_cannot_send_an_item_ends_and_that_is_noticed(capfd):
         list(loader_of(5, lambda numbers: threading.Lock()).items())
     assert time.monotonic() - started < 30
     assert "a loader process cannot send a batch: cannot pickle" in capfd.readouterr().err.replace("can't", "cannot")
+
+
+def test_nothing_is_printed_of_the_end_that_a_lost_process_is_told():
+    iterator = start(DataLoader(range(2), 2, num_workers=2))  # one batch: the second process is not asked for any
+    queue, process = iterator._index_queues[1], iterator._workers[1]
+    process.terminate()
+    process.join()
+    queue._reader.close()
+    iterator._shutdown_workers()  # `nothing_unexpected` looks for a traceback of the thread that sends the end
+    queue._thread.join()
 
 
 def test_fewer_processes_start_where_few_files_may_be_open(caplog):
