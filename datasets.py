@@ -1,6 +1,7 @@
-"""Image folders, their transforms, and the loaders that feed a rank.
+"""The images of a data set, their transforms, and the loaders that feed a rank.
 
-A data set is a folder with train/ and val/, each with one folder of images a class.
+A data set is a folder with train/ and val/, each with one folder of images a class, or has one of the other forms that
+pipeline/sources.py finds.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Callable, Mapping, NamedTuple, 
 
 from torch.utils.data import Dataset
 
-from pipeline import fast_reading, index
+from pipeline import fast_reading, index, sources
 from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
 from pipeline.decoding import AS_PUBLISHED, Decoding, choose
-from pipeline.layout import check_folders, list_classes, only_class_line, shared_folders_line
+from pipeline.image_index import ImageIndex, open_index, same_images
+from pipeline.layout import list_classes, only_class_line, shared_folders_line
 from pipeline.passed_over import list_images_below
 from pipeline.readers.files import FileReader
 from pipeline.reading import decode, failure_of
@@ -55,11 +57,11 @@ class Loaders:
             images = batches.dataset.images
             line = None
             if batches is (self.train or self.val):
-                line = only_class_line(images.folder, self.classes)
+                line = only_class_line(images.place, self.classes)
             if images.nested == len(images):
-                line = line or shared_folders_line(images.folder, self.classes)
+                line = line or shared_folders_line(images.place, self.classes)
             lines += [line] if line else []
-            lines += ["%s: %s" % (shown(images.folder), text) for text in images.passed_over.lines()]
+            lines += ["%s: %s" % (images.source.title, text) for text in images.passed_over.lines()]
         return lines
 
     def obey(self, stop: StopSignals) -> None:
@@ -92,7 +94,7 @@ class ImageFolder(Dataset):
 
     def __init__(
         self,
-        images: Sequence[tuple[str, int]],
+        images: Sequence[tuple[Any, int]],
         transform: Callable[[Any], Any],
         replace_bad: bool = False,
         decode: Callable[[BinaryIO], Any] = decode,
@@ -141,32 +143,31 @@ def build_loaders(
     options of the checkpoint. UserError where a folder is missing or empty, or where val/ has a class that is not among
     them.
     """
-    evaluates_only = not options.trains
-    train_folder, val_folder = (os.path.join(options.data_path, part) for part in ("train", "val"))
-    check_folders(options.data_path, options.trains)
-    known = _known_classes(train_folder, val_folder, classes, evaluates_only)
-    _check_val_classes(val_folder, train_folder, known)
+    parts = ("train", "val") if options.trains else ("val",)
+    found = sources.find_for(options)
     decoding = choose(options.extensions, options.exif_transpose, recorded or {})
-    cache = options.index_cache or options.output_dir
-    val_images = _find_images(val_folder, known, cache, ranks, decoding)
-    if not len(val_images):
-        raise UserError("; ".join(["%s holds no images" % shown(val_folder), *val_images.passed_over.lines()]))
-    _check_no_class_is_empty(val_images, decoding)
-    val = image_folder(val_images, options, False, decoding=decoding)
+    find = functools.partial(_find_images, options, ranks, decoding)
+    images = {}
+    if options.trains:
+        images["train"] = find(found["train"], _classes_to_train(found["train"], classes))
+        classes = images["train"].classes
+    elif classes is None:
+        classes = _classes_without_checkpoint(options, found["val"], find)
+    _check_val_classes(found, classes)
+    images["val"] = find(found["val"], classes)
+    for part in parts[::-1]:
+        _check_no_class_is_empty(images[part], decoding)
+    val = image_folder(images["val"], options, False, decoding=decoding)
     train = None
-    if not evaluates_only:
-        images = _find_images(train_folder, known, cache, ranks, decoding)
-        _check_no_class_is_empty(images, decoding)
-        dataset = image_folder(images, options, True, decoding=decoding)
-        train = _train_batches(options, ranks, dataset)
-    return Loaders(train, _val_batches(options, ranks, val), known, decoding)
+    if options.trains:
+        train = _train_batches(options, ranks, image_folder(images["train"], options, True, decoding=decoding))
+    return Loaders(train, _val_batches(options, ranks, val), images["val"].classes, decoding)
 
 
 def image_folder(
-    images: Sequence[tuple[str, int]],
+    images: ImageIndex,
     options: Options,
     is_train: bool,
-    reader: Reader = FILES,
     decoding: Decoding = AS_PUBLISHED,
 ) -> ImageFolder:
     """Return the ImageFolder of `images`, decoded as `--loader` asks and transformed as the other options ask."""
@@ -176,7 +177,7 @@ def image_folder(
         transform, read = fast_reading.accelerate(transform), fast_reading.decode_pixels
     if decoding.exif_transpose:
         read = functools.partial(read, exif_transpose=True)
-    return ImageFolder(images, ToBytes(transform), is_train and options.skip_bad_images, read, reader)
+    return ImageFolder(images, ToBytes(transform), is_train and options.skip_bad_images, read, images.reader())
 
 
 def build_transform(options: Options, is_train: bool) -> Compose:
@@ -195,43 +196,63 @@ def build_transform(options: Options, is_train: bool) -> Compose:
     return train_transform(options.input_size, augmentation)
 
 
-def _known_classes(train_folder, val_folder, checkpoint_classes, evaluates_only):
-    if evaluates_only:
-        return checkpoint_classes or list_classes(train_folder if os.path.isdir(train_folder) else val_folder)
-    found = list_classes(train_folder, checkpoint_classes or ())
-    if checkpoint_classes and list(checkpoint_classes) != found:
+def _classes_to_train(source: sources.Source, recorded: Sequence[str] | None) -> Sequence[str] | None:
+    """Return the classes to look for in training data: those of a checkpoint, which `source` must have."""
+    if source.form != "folder":
+        return recorded
+    found = list_classes(source.place, recorded or ())
+    if recorded and list(recorded) != found:
         raise UserError(
             "%s has %d classes, the checkpoint %d, or they are named otherwise: train in another --output_dir, or "
-            "with --no-auto-resume" % (shown(train_folder), len(found), len(checkpoint_classes))
+            "with --no-auto-resume" % (source.title, len(found), len(recorded))
         )
     return found
 
 
-def _check_val_classes(val_folder: str, train_folder: str, known: Sequence[str]) -> None:
-    """Raise UserError where val/ has a class that is not among the training classes `known`."""
-    found = list_classes(val_folder)
-    strangers = sorted(set(found) - set(known))
+def _classes_without_checkpoint(options: Options, val: sources.Source, find: Callable[..., ImageIndex]) -> Any:
+    """Return the classes of an evaluation: those of the training data if that is there, else None for its own."""
+    train = sources.find_train(options.data_path, options.train_data, options.image_root)
+    if train is None:
+        return list_classes(val.place) if val.form == "folder" else None
+    return list_classes(train.place) if train.form == "folder" else find(train, None).classes
+
+
+def _check_val_classes(found: Mapping[str, sources.Source], known: Sequence[str] | None) -> None:
+    """Raise UserError where the folder of val has a class that is not among the training classes `known`."""
+    val = found["val"]
+    if val.form != "folder" or known is None:
+        return
+    names = list_classes(val.place)
+    strangers = sorted(set(names) - set(known))
     if not strangers:
         return
-    line = "%s: the class %r is not among the training classes" % (shown(val_folder), strangers[0])
-    hint = only_class_line(val_folder, found) or only_class_line(train_folder, known)
+    line = "%s: the class %r is not among the training classes" % (val.title, strangers[0])
+    hint = only_class_line(val.place, names)
+    if not hint and "train" in found:
+        hint = only_class_line(found["train"].place, known)
     raise UserError("%s; %s" % (line, hint) if hint else line)
 
 
-def _find_images(folder: str, classes: Sequence[str], cache: str, ranks: Ranks, decoding: Decoding) -> index.ImageIndex:
-    """Return the ImageIndex of `folder`, which the first rank alone lists, or reads from the folder `cache`."""
-    block = ranks.from_rank_0(lambda tick: index.find(folder, classes, cache, tick, decoding))
-    return index.ImageIndex(block, folder)
+def _find_images(
+    options: Options, ranks: Ranks, decoding: Decoding, source: sources.Source, classes: Sequence[str] | None
+) -> ImageIndex:
+    """Return the index of `source`, which the first rank alone lists, or reads from where indexes are kept."""
+    cache = options.index_cache or options.output_dir
+    block = ranks.from_rank_0(lambda tick: index.find(source, classes, cache, tick, decoding))
+    images = open_index(block, source)
+    if not len(images):
+        raise UserError("; ".join(["%s holds no images" % source.title, *images.passed_over.lines()]))
+    return images
 
 
 def check_same_images(batches: Batches, path: str, checkpoint: Mapping[str, Any]) -> None:
     """Raise UserError if the `checkpoint` in the file `path`, of within an epoch, was trained on other images."""
     images = batches.dataset.images
     recorded = checkpoint.get("train_images", images.fingerprint)
-    if list(recorded) != images.fingerprint:
+    if not same_images(recorded, images.fingerprint):
         raise UserError(
             "%s stopped within an epoch over %d images; %s now holds %d, or others: restore them, or resume from the "
-            "end of an epoch, such as best.pth" % (path, recorded[0], shown(images.folder), len(images))
+            "end of an epoch, such as best.pth" % (path, recorded[0], images.source.title, len(images))
         )
 
 
@@ -242,10 +263,15 @@ def keep_indexes(options: Options, loaders: Loaders) -> None:
         index.keep(batches.dataset.images, cache)
 
 
-def _check_no_class_is_empty(images: index.ImageIndex, decoding: Decoding) -> None:
+def _check_no_class_is_empty(images: ImageIndex, decoding: Decoding) -> None:
+    """Raise UserError for a class folder without images, and for a class without images in other training data."""
+    source = images.source
     for number in images.empty_classes():
-        folder = os.path.join(images.folder, images.classes[number])
-        if os.path.isdir(folder):
+        if source.form != "folder" and source.part == "train":
+            text = "%s has no image of the class %s, number %d: add some, or leave the class out; numbers begin at 0"
+            raise UserError(text % (source.title, shown(images.classes[number]), number))
+        folder = os.path.join(source.place, images.classes[number])
+        if source.form == "folder" and os.path.isdir(folder):
             lines = list_images_below(folder, decoding)[1].lines()
             raise UserError("; ".join(["%s holds no images: fill or remove this class" % shown(folder), *lines]))
 

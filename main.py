@@ -34,16 +34,17 @@ def run(argv: Sequence[str]) -> None:
 def check_quickly(options: parsing.Options) -> None:
     """Raise UserError for what is wrong at first sight, before torch is imported: the model, the folders."""
     from commands import list_models
-    from pipeline.layout import check_folders, check_outside
+    from pipeline import sources
+    from pipeline.layout import check_outside
 
     names = list_models.names()
     if options.model not in names:
         near = did_you_mean(options.model, names)
         raise UserError("--model %s is unknown; --list-models prints them all%s" % (options.model, near))
-    check_folders(options.data_path, options.trains)
+    found = sources.find_for(options)
     for option, path in (("--output-dir", options.output_dir), ("--index-cache", options.index_cache)):
         if path:
-            check_outside(options.data_path, option, path)
+            check_outside([source.place for source in found.values() if source.form == "folder"], option, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,8 +18,10 @@ import datasets
 from benchmarks import photos, timing
 from benchmarks.report import Row
 from options import parsing
-from pipeline import index, layout, reading
+from pipeline import layout, reading
 from pipeline.batches import collate
+from pipeline.image_index import ImageIndex
+from pipeline.listing import list_images
 from pipeline.loader import Loader
 from pipeline.samplers import Position, PositionBatches, RASampler
 from runtime.errors import UserError
@@ -87,9 +89,9 @@ def _run_options(root: str, input_size: int, loader: str) -> Options:
     return parsing.parse(words)
 
 
-def _images(root: str, part: str) -> index.ImageIndex:
+def _images(root: str, part: str) -> ImageIndex:
     folder = "%s/%s" % (root, part)
-    return index.list_images(folder, layout.list_classes(folder))
+    return list_images(folder, layout.list_classes(folder))
 
 
 def _rates(options: argparse.Namespace, root: str, is_train: bool) -> list[Row]:

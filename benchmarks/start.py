@@ -15,7 +15,10 @@ from torchvision.datasets.folder import ImageFolder
 
 from benchmarks.report import Row
 from pipeline import index
+from pipeline.image_index import RACY_NS, ImageIndex, open_index
 from pipeline.layout import list_classes
+from pipeline.listing import list_images
+from pipeline.sources import folder_source
 from runtime.errors import RunError
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         tree = options.tree or os.path.join(work, "tree")
         if not os.path.isdir(tree) or not os.listdir(tree):
             make_tree(tree, options.files)
-        time.sleep(index.RACY_NS / 1e9 + 0.1)  # an index of folders that have just changed is not kept
+        time.sleep(RACY_NS / 1e9 + 0.1)  # an index of folders that have just changed is not kept
         return measure(tree, os.path.join(work, "cache"))
 
 
@@ -54,7 +57,7 @@ def measure(tree: str, cache: str) -> list[Row]:
             began = time.perf_counter()
             images = start(tree, cache)
             seconds.setdefault(name, []).append(time.perf_counter() - began)
-            if isinstance(images, index.ImageIndex):
+            if isinstance(images, ImageIndex):
                 index.keep(images, cache)  # for the second start
             if name not in memory:
                 memory[name] = [_growth_mib(images)]
@@ -69,8 +72,8 @@ def _peer(tree: str, cache: str) -> Sequence[tuple[str, int]]:
     return ImageFolder(tree).samples
 
 
-def _first(tree: str, cache: str) -> index.ImageIndex:
-    images = index.list_images(tree, list_classes(tree))
+def _first(tree: str, cache: str) -> ImageIndex:
+    images = list_images(tree, list_classes(tree))
     images.empty_classes()
     return images
 
@@ -79,9 +82,10 @@ def _listed() -> None:
     raise RunError("the index of the first start was not used")
 
 
-def _second(tree: str, cache: str) -> index.ImageIndex:
-    block = index.find(tree, list_classes(tree), cache, _listed)
-    images = index.ImageIndex(block, tree)
+def _second(tree: str, cache: str) -> ImageIndex:
+    source = folder_source(os.path.basename(tree), tree)
+    block = index.find(source, list_classes(tree), cache, _listed)
+    images = open_index(block, source)
     images.empty_classes()
     return images
 

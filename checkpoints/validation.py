@@ -183,11 +183,10 @@ def _numbers(value: Any) -> list[float]:
     return [number()(item) for item in value]
 
 
-def _fingerprint(value: Any) -> list[float]:
-    numbers = _numbers(value)
-    if not numbers:
-        raise ValueError("is empty")
-    return numbers
+def _fingerprint(value: Any) -> list[Any]:
+    if not isinstance(value, list) or [type(item) for item in value] != [int, int, str, int]:
+        raise ValueError("is %s, not the fingerprint of images" % kind_of(value))
+    return [whole(0)(value[0]), value[1], value[2][:100], value[3]]
 
 
 _STATE: dict[str, Callable[[Any], Any]] = {
@@ -248,6 +247,7 @@ _ENTRIES: dict[str, Callable[[Any], Any]] = {
     "seconds": number(0, 10**10),
     "world_size": whole(1),
     "train_images": _fingerprint,
+    "val_images": _fingerprint,
     "history": _history,
     "classes": _class_names,
     "args": _args,

@@ -93,7 +93,8 @@ def _kind_of(value: Any) -> str:
 
 def with_full_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options `values` with absolute paths, so that they mean the same in any folder."""
-    names = ("data_path", "index_cache", "output_dir", "resume", "finetune", "teacher_path")
+    names = ("data_path", "train_data", "val_data", "image_root", "index_cache", "output_dir")
+    names += ("resume", "finetune", "teacher_path")
     paths = {name: values.get(name) for name in names}
     full = {name: os.path.abspath(str(path)) for name, path in paths.items() if _is_path(path)}
     return dict(values, **full)

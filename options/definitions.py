@@ -50,7 +50,13 @@ def _add_model(parser: Parser) -> None:
 
 def _add_data(parser: Parser) -> None:
     add = parser.add_argument_group("data").add_argument
-    add("--data-path", default="", metavar="DIR", help="folder with train/ and val/ (required)")
+    text = "folder with train/ and val/, or with lists or archives of these names (required)"
+    add("--data-path", default="", metavar="DIR", help=text)
+    text = "a folder, list, archive or pattern of archives (default: what --data-path holds)"
+    add("--train-data", default="", metavar="SOURCE", help=text)
+    add("--val-data", default="", metavar="SOURCE", help=text)
+    text = "folder of the images that a list names (default: the list's)"
+    add("--image-root", default="", metavar="DIR", help=text)
     text = "where lists of the images are kept (default: --output-dir)"
     add("--index-cache", default="", metavar="DIR", help=text)
     text = "IMNET, a folder of images, alone is supported (default: IMNET)"

@@ -107,7 +107,7 @@ def parse(argv: Sequence[str]) -> Options:
 def _check(options: Options) -> None:
     if options.list_models or options.print_completion:
         return
-    if not options.data_path:
+    if not options.data_path and not (options.val_data and (options.train_data or not options.trains)):
         raise UserError("--data-path is missing: name the folder that holds train/ and val/")
     if options.data_set != "IMNET":
         raise UserError("--data-set %s: only IMNET, a folder with train/ and val/, is supported" % options.data_set)

@@ -75,9 +75,10 @@ class Batches:
         self._loader.end()
 
     def images_of(self, epoch: int, number: int, rank: int) -> list[tuple[int, str]]:
-        """Return [(index, path)] of the images in the batch `number` of the virtual rank `rank`."""
+        """Return [(index, name)] of the images in the batch `number` of the virtual rank `rank`."""
         self.batch_sampler.set_epoch(epoch)
-        return [(index, self.dataset.images[index][0]) for index in self.batch_sampler.indices_of(number, rank)]
+        images, reader = self.dataset.images, self.dataset.reader
+        return [(index, reader.name(images[index][0])) for index in self.batch_sampler.indices_of(number, rank)]
 
     def _deliver(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.skipped = 0

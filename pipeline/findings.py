@@ -60,11 +60,11 @@ def _findings_of_part(part: Part, input_size: int) -> dict[str, Any]:
     counts = numpy.bincount(images.targets, minlength=len(images.classes)).tolist()
     ranked = sorted(zip(counts, images.classes))
     return {
-        "folder": images.folder,
+        "folder": images.place,
         "images": len(images),
         "broken": {
             "count": found.broken_count,
-            "files": [{"file": _path_of(images, at), "reason": reason} for at, reason in found.first_broken.items()],
+            "files": [{"file": images.name_of(at), "reason": reason} for at, reason in found.first_broken.items()],
         },
         "classes": len(images.classes),
         "empty_classes": [name for count, name in ranked if count == 0],
@@ -79,24 +79,19 @@ def _findings_of_part(part: Part, input_size: int) -> dict[str, Any]:
         "clipped": _named(images, found.clipped),
         "no_images": {"count": part.strangers.count, "files": sorted(part.strangers.first)},
         "passed_over": images.passed_over.as_dict(),
-        "only_class": only_class_line(images.folder, images.classes),
+        "only_class": only_class_line(images.place, images.classes),
         "shared_folders": _shared_folders_of(images),
     }
 
 
 def _named(images: Any, numbers: Numbers) -> dict[str, Any]:
-    return {"count": numbers.count, "files": [_path_of(images, number) for number in numbers.first]}
+    return {"count": numbers.count, "files": [images.name_of(number) for number in numbers.first]}
 
 
 def _shared_folders_of(images: Any) -> str | None:
     if images.nested < len(images) or len(images.classes) < 2:
         return None
-    return shared_folders_line(images.folder, images.classes)
-
-
-def _path_of(images: Any, number: int) -> str:
-    """Return the path of an image below train/ or val/."""
-    return images[number][0][len(images.folder) :].lstrip("/")
+    return shared_folders_line(images.place, images.classes)
 
 
 def _sizes(sides: numpy.ndarray) -> dict[str, Any] | None:
@@ -122,7 +117,7 @@ def _equal_images(parts: dict[str, Part]) -> dict[str, Any]:
     for which in numpy.flatnonzero(numpy.diff(starts) > 1).tolist():
         members = order[starts[which] : starts[which + 1]].tolist()
         files = [("val" if is_val[one] else "train", places[one]) for one in members]
-        names = sorted(part + "/" + _path_of(parts[part].images, place) for part, place in files[:MOST_NAMED])
+        names = sorted(part + "/" + parts[part].images.name_of(place) for part, place in files[:MOST_NAMED])
         classes = {_class_of(parts[part].images, place) for part, place in files}
         kinds = []
         if len(classes) > 1:

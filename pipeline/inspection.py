@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO, NamedTuple, Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from pipeline.image_index import ImageIndex
 from pipeline.loader import Loader, LostProcess
 from pipeline.reading import UPRIGHT, BoundedResize, failure_of, open_image, orientation_of, to_rgb
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError
 from runtime.open_files import too_many
-from utils import digest_of, open_regular
+from utils import digest_of
 
 MOST_NAMED = 1000  # files of a kind that are named; all are counted
 _BATCH = 32
@@ -37,10 +38,10 @@ class ImageFacts(NamedTuple):
 
 
 class ImageFiles(Dataset):
-    """The ImageFacts of each of the `images`, (path, class number), for a training at `input_size` pixels."""
+    """The ImageFacts of each of the `images` for a training at `input_size` pixels."""
 
-    def __init__(self, images: Sequence[tuple[str, int]], input_size: int, is_train: bool) -> None:
-        self.images = images
+    def __init__(self, images: ImageIndex, input_size: int, is_train: bool) -> None:
+        self.images, self.reader = images, images.reader()
         is_resized = input_size <= SMALL_SIZE or not is_train  # otherwise a part of it is cropped first
         self.resize = BoundedResize(int(256 / 224 * input_size)) if is_resized else None
 
@@ -49,7 +50,7 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, number: int) -> ImageFacts:
         try:
-            with open_regular(self.images[number][0]) as file:
+            with self.reader.open(self.images[number][0]) as file:
                 image = open_image(file)
                 mode, decoded = image.mode, to_rgb(image)
                 width, height = decoded.size
@@ -139,7 +140,7 @@ class Numbers:
 
 
 def inspect_images(
-    images: Sequence[tuple[str, int]], input_size: int, is_train: bool, workers: int, name: str
+    images: ImageIndex, input_size: int, is_train: bool, workers: int, name: str
 ) -> InspectionResult:
     """Return the InspectionResult of `images`, with a progress bar called `name` on a terminal.
 

@@ -41,24 +41,6 @@ def list_top(folder: str) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(others)
 
 
-def check_folders(root: str, is_trained_on: bool) -> None:
-    """Raise UserError unless `root` holds val/ and, if it is trained on, train/, each with class folders."""
-    if not os.path.isdir(root):
-        raise UserError("--data-path %s: no such folder" % shown(root))
-    check_parts("--data-path " + shown(root), root, ("train", "val") if is_trained_on else ("val",))
-    for part in ("train", "val") if is_trained_on else ("val",):
-        check_classes(os.path.join(root, part))
-
-
-def check_parts(name: str, root: str, parts: Sequence[str]) -> None:
-    """Raise UserError unless `root`, called `name`, holds the folders `parts`; it names a folder below that does."""
-    for part in parts:
-        if not os.path.isdir(os.path.join(root, part)):
-            found = _find_below(root, parts)
-            remedy = "; %s has: name that folder" % shown(found) if found else ""
-            raise UserError("%s: it has no folder %s/%s" % (name, part, remedy))
-
-
 def check_classes(folder: str) -> list[str]:
     """Return the names of the class folders in `folder`; UserError where there are none."""
     folders, _ = list_top(folder)
@@ -70,7 +52,7 @@ def check_classes(folder: str) -> list[str]:
     return classes
 
 
-def _find_below(root: str, parts: Sequence[str]) -> str | None:
+def find_below(root: str, parts: Sequence[str]) -> str | None:
     """Return the first folder one or two levels below `root` that holds the folders `parts`."""
     level = [root]
     for _ in range(2):
@@ -130,16 +112,15 @@ def contains(folder: str, path: str) -> bool:
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
 
 
-def check_outside(root: str, option: str, path: str) -> None:
-    """Raise UserError if `path`, the folder of `option`, lies among the images of `root`, whose list it would change.
+def check_outside(folders: Sequence[str], option: str, path: str) -> None:
+    """Raise UserError if `path`, the folder of `option`, lies in one of the `folders` of images, and changes its list.
 
     The folders of classes may be links.
     """
-    parts = [os.path.join(root, part) for part in ("train", "val")]
-    folders = list(parts)
-    for part in parts:
-        with contextlib.suppress(OSError):  # an evaluation needs no train/
-            folders += [entry.path for entry in os.scandir(part) if entry.is_symlink()]
+    every = list(folders)
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            every += [entry.path for entry in os.scandir(folder) if entry.is_symlink()]
     real = os.path.realpath(path)
-    if any(contains(os.path.realpath(folder), real) for folder in folders):
+    if any(contains(os.path.realpath(folder), real) for folder in every):
         raise UserError("%s %s lies among the images: name another folder" % (option, shown(path)))

@@ -19,7 +19,8 @@ _OTHER = "others"
 class PassedOver:
     """The files that are passed over, counted by extension, and the hidden folders, of which the first are named.
 
-    `loose` counts the images that lie beside the class folders, in no class.
+    `loose` counts the images that lie beside the class folders, in no class. `odd` has what else an archive holds that
+    is not used: {what it is: [how often, the name of the first]}.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class PassedOver:
         self.folders: list[str] = []
         self.folder_count = 0
         self.loose = 0
+        self.odd: dict[str, list[Any]] = {}
 
     def add_files(self, names: Iterable[str]) -> None:
         """Count files by their names."""
@@ -52,6 +54,19 @@ class PassedOver:
         if len(self.folders) < _MOST_FOLDERS:
             self.folders.append(path)
 
+    def add_odd(self, name: str, what: str) -> None:
+        """Count a member of an archive that is not used."""
+        self.odd.setdefault(what, [0, name])[0] += 1
+
+    def add(self, other: PassedOver) -> None:
+        """Count all that `other` has counted."""
+        self.kinds.update(other.kinds)
+        self.folders = (self.folders + other.folders)[:_MOST_FOLDERS]
+        self.folder_count += other.folder_count
+        self.loose += other.loose
+        for what, (count, name) in other.odd.items():
+            self.odd.setdefault(what, [0, name])[0] += count
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return dict(vars(self), kinds=dict(self.kinds))
@@ -63,6 +78,7 @@ class PassedOver:
         made.kinds.update({str(kind): int(count) for kind, count in values["kinds"].items()})
         made.folders = [str(name) for name in values["folders"]]
         made.folder_count, made.loose = int(values["folder_count"]), int(values["loose"])
+        made.odd = {str(what): [int(count), str(name)] for what, (count, name) in values["odd"].items()}
         return made
 
     def lines(self) -> list[str]:
@@ -80,6 +96,9 @@ class PassedOver:
         if self.loose:
             text = "%s in no class passed over, beside the class folders: move images into one of them"
             lines.append(text % _counted(self.loose, "image"))
+        for what, (count, name) in sorted(self.odd.items()):
+            text = "%s of the archive passed over, such as %s, which is %s"
+            lines.append(text % (_counted(count, "member"), shown(name), what))
         return lines
 
 

@@ -99,7 +99,8 @@ def check_nothing_is_overwritten(folder: str, resumes: bool) -> None:
 def check_inputs(options: Options) -> None:
     """Raise UserError where something that the run reads lies in its output folder, which is to be renamed."""
     given: list[tuple[str, Sequence[str]]] = [("--config", options.config or [])]
-    for name in ("data_path", "resume", "finetune", "teacher_path", "index_cache"):
+    inputs = ("data_path", "train_data", "val_data", "image_root", "resume", "finetune", "teacher_path", "index_cache")
+    for name in inputs:
         given.append(("--" + name.replace("_", "-"), [getattr(options, name)]))
     for option, paths in given:
         for path in paths:

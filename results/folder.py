@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping
 
 from checkpoints import store
 from options import config_files
+from pipeline.image_index import same_images
 from results import existing, lock
 from results.file_names import CONFIG, EVAL_LOG, EVALUATION, TRAIN_LOG
 from results.plan import is_finished
@@ -46,11 +47,11 @@ def check_plan(options: Options, plan: Plan) -> None:
         existing.check_nothing_is_overwritten(folder, plan.continues and "format" in (plan.loaded or {}))
 
 
-def check_validation_images(options: Options, plan: Plan, fingerprint: list[int]) -> None:
+def check_validation_images(options: Options, plan: Plan, fingerprint: list[Any]) -> None:
     """Note in `plan` whether its checkpoint was evaluated on other images than those of the `fingerprint`."""
     before = (plan.loaded or {}).get("val_images")
     is_trained = options.trains and not is_finished(options, plan)
-    plan.has_other_val = is_trained and before is not None and before != fingerprint
+    plan.has_other_val = is_trained and before is not None and not same_images(before, fingerprint)
 
 
 def prepare(options: Options, plan: Plan) -> str | None:

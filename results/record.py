@@ -81,8 +81,8 @@ class Record:
             "classes": len(loaders.classes),
             "epochs": options.epochs,
         }
-        self.train_images: list[int] = loaders.train.dataset.images.fingerprint
-        self.val_images: list[int] = loaders.val.dataset.images.fingerprint
+        self.train_images: list[Any] = loaders.train.dataset.images.fingerprint
+        self.val_images: list[Any] = loaders.val.dataset.images.fingerprint
         token_layout = getattr(run.bare_model, "token_layout", options.token_layout)
         self.recorded_options = dict(options.as_dict(), token_layout=token_layout, **loaders.decoding.as_options())
         self.history: list[dict[str, Any]] = list(loaded.get("history", []))

@@ -1,6 +1,7 @@
 """Is a data set fit for training? `python tools/check_data.py DATA [--input-size N] [--num-workers N] [--json FILE]`
 
-Decodes every image of DATA/train and DATA/val as a training would, and changes nothing. It reports unreadable files,
+DATA is what main.py takes as --data-path; --train-data and --val-data name other places. Decodes every image of train
+and val as a training would, and changes nothing. It reports unreadable files,
 equal images (in both train/ and val/: a leak; in two classes: a contradiction), images that decode to white or black,
 classes that are empty, alone, too deep or in only one of the two, sizes, modes and EXIF orientations, and what a
 training passes over: files that are not images, hidden folders. Each finding ends with its remedy. Exit status 0: fit;
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Sequence
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 from options.command_line import FileParser, add_switch, extension, number
-from pipeline.layout import check_classes, check_parts, contains, list_top
+from pipeline import sources
+from pipeline.layout import check_classes, contains, list_top
 from runtime.affinity import usable_cores
 from runtime.errors import UserError, shown
 from runtime.programs import run_program, slow_imports
@@ -25,7 +27,7 @@ from utils import write_json
 
 if TYPE_CHECKING:
     from pipeline.decoding import Decoding
-    from pipeline.findings import Part
+    from pipeline.findings import Part, Sample
 
 PARTS = ("train", "val")
 
@@ -33,7 +35,13 @@ PARTS = ("train", "val")
 def run(argv: Sequence[str]) -> int:
     """Do what the command line `argv` asks for, and return the exit status."""
     parser = FileParser("check_data.py", description="Is a data set fit for training?", allow_abbrev=False)
-    parser.add_argument("data", metavar="DATA", help="the folder that holds train/ and val/")
+    text = "the folder that holds train/ and val/, or lists or archives of these names"
+    parser.add_argument("data", metavar="DATA", nargs="?", default="", help=text)
+    for name in ("--train-data", "--val-data"):
+        text = "a folder, list, archive or pattern of archives (default: what DATA holds)"
+        parser.add_argument(name, default="", metavar="SOURCE", help=text)
+    text = "folder of the images that a list names (default: the list's)"
+    parser.add_argument("--image-root", default="", metavar="DIR", help=text)
     size, count = number(int, low=1, high=8192), number(int, high=1000)
     parser.add_argument("--input-size", type=size, default=224, metavar="PIXELS", help="of the training (default: 224)")
     parser.add_argument("--num-workers", type=count, metavar="N", help="loader processes (default: the cores)")
@@ -46,45 +54,60 @@ def run(argv: Sequence[str]) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Print the findings, and return 1 where one would harm a training, else 0; UserError where DATA is no data set."""
-    _check_options(options)
+    found = _find(options)
     with slow_imports():
         from pipeline import decoding, findings, findings_text
     chosen = decoding.choose(options.extensions, options.exif_transpose, {})
     workers = usable_cores() if options.num_workers is None else options.num_workers
-    parts = {name: inspect_part(options.data, name, options.input_size, workers, chosen) for name in PARTS}
-    found = findings.findings_of(parts, options.input_size, chosen)
-    for line in findings_text.lines_of(found):
+    parts = {name: inspect_part(found[name], options.input_size, workers, chosen) for name in PARTS}
+    result = findings.findings_of(parts, options.input_size, chosen)
+    for line in findings_text.lines_of(result):
         print(line)
     if options.json:
         try:
-            write_json(options.json, found)
+            write_json(options.json, result)
         except OSError as error:
             raise UserError("--json %s cannot be written: %s" % (shown(options.json), error.strerror)) from None
-    return 1 if found["harmful"] else 0
+    return 1 if result["harmful"] else 0
 
 
-def _check_options(options: argparse.Namespace) -> None:
-    if not os.path.isdir(options.data):
-        raise UserError("%s: no such folder" % shown(options.data))
-    check_parts(shown(options.data), options.data, PARTS)
-    for name in PARTS:
-        if options.json and contains(
-            os.path.realpath(os.path.join(options.data, name)), os.path.realpath(options.json)
-        ):
-            raise UserError("--json %s lies among the images: name another file" % shown(options.json))
-    if options.json and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
-        raise UserError("--json %s: its folder does not exist" % shown(options.json))
+def _find(options: argparse.Namespace) -> dict[str, sources.Source]:
+    """Return the Source of train and of val; UserError where one is missing, or --json cannot be written."""
+    given = {"train": options.train_data, "val": options.val_data}
+    if not options.data and not all(given.values()):
+        raise UserError("DATA is missing: name the folder that holds train/ and val/")
+    found = sources.find(options.data, PARTS, given, options.image_root)
+    path = options.json
+    if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise UserError("--json %s: its folder does not exist" % shown(path))
+    for source in found.values():
+        if not path or source.form != "folder":
+            continue
+        if contains(os.path.realpath(source.place), os.path.realpath(path)):
+            raise UserError("--json %s lies among the images: name another file" % shown(path))
+    return found
 
 
-def inspect_part(data: str, name: str, input_size: int, workers: int, decoding: Decoding) -> Part:
-    """Inspect every image of the folder train/ or val/ of `data`, called `name`."""
+def inspect_part(source: sources.Source, input_size: int, workers: int, decoding: Decoding) -> Part:
+    """Inspect every image of a part of a data set."""
     from pipeline.findings import Part, Sample
-    from pipeline.index import list_images
     from pipeline.inspection import inspect_images
-    from pipeline.reading import walk
+    from pipeline.listing import list_source
 
     strangers, closed = Sample(), {}
-    folder = os.path.join(data, name)
+    readable = None
+    if source.form == "folder":
+        readable = _readable_classes(source.place, strangers, closed, decoding)
+    images = list_source(source, readable, decoding=decoding)
+    if source.form != "folder":
+        strangers.count = sum(images.passed_over.kinds.values())
+    return Part(images, inspect_images(images, input_size, source.part == "train", workers, source.part), strangers, closed)
+
+
+def _readable_classes(folder: str, strangers: Sample, closed: dict[str, str], decoding: Decoding) -> list[str]:
+    """Return the classes in `folder` that can be listed; note the others in `closed`, and what are no images."""
+    from pipeline.reading import walk
+
     classes = check_classes(folder)
     strangers.add_all("", list_top(folder)[1], decoding)
     for class_name in classes:
@@ -93,9 +116,7 @@ def inspect_part(data: str, name: str, input_size: int, workers: int, decoding: 
                 strangers.add_all(os.path.join(class_name, inner), files, decoding)
         except UserError as error:
             closed[class_name] = str(error)
-    readable = [class_name for class_name in classes if class_name not in closed]
-    images = list_images(folder, readable, decoding=decoding)
-    return Part(images, inspect_images(images, input_size, name == "train", workers, name), strangers, closed)
+    return [class_name for class_name in classes if class_name not in closed]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

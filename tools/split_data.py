@@ -22,7 +22,7 @@ from runtime.programs import run_program, slow_imports
 from utils import digest_of, new_folder, open_regular
 
 if TYPE_CHECKING:
-    from pipeline.index import ImageIndex
+    from pipeline.image_index import ImageIndex
     from pipeline.passed_over import PassedOver
 
 
@@ -34,7 +34,7 @@ def split(
 
 
 def _split(images: ImageIndex, data: str, val_fraction: float, links: bool) -> dict[str, tuple[int, int]]:
-    photos = images.folder
+    photos = images.place
     paths_of: dict[str, list[str]] = {name: [] for name in images.classes}
     for path, target in images:
         paths_of[images.classes[target]].append(path)
@@ -59,7 +59,7 @@ def list_photos(photos: str, extensions: Sequence[str] | None = None) -> ImageIn
     """Return the ImageIndex of `photos`; UserError where it does not hold the folders of two or more classes."""
     with slow_imports():
         from pipeline.decoding import choose
-        from pipeline.index import list_images
+        from pipeline.listing import list_images
     if not os.path.isdir(photos):
         raise UserError("%s is not a folder" % shown(photos))
     classes = list_classes(photos)
@@ -76,9 +76,9 @@ def list_photos(photos: str, extensions: Sequence[str] | None = None) -> ImageIn
 
 def notes_on(images: ImageIndex) -> list[str]:
     """Return lines on what was passed over, on classes that lie too deep, and on the option that a training needs."""
-    lines = ["%s: %s" % (shown(images.folder), line) for line in images.passed_over.lines()]
+    lines = ["%s: %s" % (shown(images.place), line) for line in images.passed_over.lines()]
     if images.nested == len(images):
-        line = shared_folders_line(images.folder, images.classes)
+        line = shared_folders_line(images.place, images.classes)
         lines += [line] if line else []
     extensions = images.header["extensions"]
     if extensions:

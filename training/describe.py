@@ -55,7 +55,8 @@ def _model_rows(options: Options, run: Run) -> list[tuple[str, str]]:
 def _data_rows(run: Run, loaders: Loaders) -> list[tuple[str, str]]:
     train_images = loaders.train.image_count if loaders.train else "no"
     images = "%s training, %d validation" % (train_images, loaders.val.image_count)
-    return [("images", images), ("classes", str(len(loaders.classes)))]
+    places = [batches.dataset.images.source.text() for batches in (loaders.train, loaders.val) if batches]
+    return [("images", images), ("data", ", ".join(places)), ("classes", str(len(loaders.classes)))]
 
 
 def _recipe_rows(options: Options, run: Run, loaders: Loaders) -> list[tuple[str, str]]:

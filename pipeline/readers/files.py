@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from pipeline.readers.base import Reader
-from runtime.errors import shown
 from utils import open_regular
 
 
@@ -15,5 +14,5 @@ class FileReader(Reader):
     def open(self, key: str) -> BinaryIO:
         return open_regular(key)
 
-    def describe(self, key: str) -> str:
-        return shown(key)
+    def name(self, key: str) -> str:
+        return key

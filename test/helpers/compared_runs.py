@@ -9,6 +9,7 @@ import shutil
 
 import torch
 from command_lines import parse
+from containers import write_list
 from folders import names_below
 from image_folders import write_images
 from in_process import restore
@@ -30,7 +31,8 @@ BASE += ["--epochs=1", "--warmup-epochs=0", "--lr=0.05", "--model-ema-decay=0.5"
 
 
 class Bench:
-    """A folder of runs. Words may name in braces what lies there: data, other (data), trained (a run), work (of each).
+    """A folder of runs. Words may name in braces what lies there: data, other (data), list (of both), trained (a run),
+    work (of each).
 
     A run is repeated only for other words.
     """
@@ -44,6 +46,8 @@ class Bench:
             file.write(b"no picture")
         odd = {"rotated.jpg": decodable()["rotated.jpg"], "more.gif": encoded(pixels(), "GIF")}
         write(os.path.join(self.places["photos"], "train", "cat"), odd)
+        self.places["list"] = os.path.join(self.root, "list.csv")
+        write_list(os.path.join(self.places["data"], "train"), self.places["list"])
         for name, smoothing in (("low", 0.1), ("high", 0.5)):
             self.places[name] = os.path.join(self.root, name + ".yaml")
             with open(self.places[name], "w") as file:
@@ -129,6 +133,11 @@ def ema(bench, words):
     """The EMA weights, where those of the model are the same."""
     assert weights(bench, words) == weights(bench, [])
     return bench.run(words).digest("model_ema")
+
+
+def validation(bench, words):
+    """The loss on the validation images."""
+    return [row["test_loss"] for row in log_of(os.path.join(bench.run(words).work, "out"))]
 
 
 def ending(bench, words):

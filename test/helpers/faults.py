@@ -104,14 +104,14 @@ def slow_evaluation(name, seconds):
 
 def slow_listing(name, seconds):
     """The first rank takes some time for each folder of images; no other rank may list them."""
-    list_images = index.list_images
+    list_source = index.list_source
 
-    def listing(folder, classes, tick, decoding):
+    def listing(source, classes, tick, decoding):
         if os.environ.get("RANK", "0") != "0":
             raise AssertionError("rank %s lists images" % os.environ["RANK"])
-        return list_images(folder, classes, lambda: (time.sleep(float(seconds)), tick()), decoding)
+        return list_source(source, classes, lambda: (time.sleep(float(seconds)), tick()), decoding)
 
-    index.list_images = listing
+    index.list_source = listing
 
 
 def count_sums(name, rank):

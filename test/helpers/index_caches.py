@@ -3,8 +3,11 @@
 import os
 import time
 
-from pipeline import index
+from pipeline import index, listing
+from pipeline.decoding import AS_PUBLISHED
+from pipeline.image_index import open_index
 from pipeline.layout import list_classes
+from pipeline.sources import folder_source
 
 
 def settle():
@@ -23,12 +26,18 @@ def touch(*parts):
 
 def listed(tree):
     """Return the index of a folder, listed anew."""
-    return index.list_images(tree, list_classes(tree))
+    return listing.list_images(tree, list_classes(tree))
 
 
-def found(tree, cache, classes=None):
+def found(tree, cache, classes=None, decoding=AS_PUBLISHED):
     """Return the index of a folder, from the cache where it is valid."""
-    return index.ImageIndex(index.find(tree, classes or list_classes(tree), cache, lambda: None), tree)
+    source = folder_source(os.path.basename(tree), tree)
+    return open_index(index.find(source, classes or list_classes(tree), cache, lambda: None, decoding), source)
+
+
+def path_of(tree, cache):
+    """Return the path of the index of a folder in the folder `cache`."""
+    return index.cache_path(cache, folder_source(os.path.basename(tree), tree))
 
 
 def is_hit(images):
@@ -40,4 +49,4 @@ def cached(tree, cache):
     """Write a cache file that is used; return its path."""
     index.keep(listed(tree), cache)
     assert is_hit(found(tree, cache))
-    return index.cache_path(cache, tree)
+    return path_of(tree, cache)

@@ -10,7 +10,7 @@ from small_runs import assert_same_result
 from warm_runs import run_main, words_for
 
 from checkpoints import loading, store
-from pipeline.index import list_images
+from pipeline.listing import list_images
 from pipeline.samplers import RASampler
 
 STEP = 4  # before which the run ends

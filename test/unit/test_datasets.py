@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 import datasets
 from options import parsing
-from pipeline.index import list_images
+from pipeline.listing import list_images
 from pipeline.layout import list_classes
 from pipeline.loader import start
 from runtime.compat import create_transform

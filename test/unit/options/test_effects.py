@@ -11,7 +11,7 @@ from paths import ROOT
 from small_models import create_tiny_model
 
 from options import parsing
-from pipeline import index
+from pipeline import image_index
 from runtime.compat import timm
 from training import build
 
@@ -46,6 +46,9 @@ MODEL = {
 
 DATA = {
     "data_path": [row(weights, "", "--data-path={other}")],
+    "train_data": [row(weights, "", "--train-data={other}/train")],
+    "val_data": [row(seen.validation, "", "--val-data={other}/val")],
+    "image_root": [row(weights, "--image-root={data}/train", "--image-root={other}/train", "--train-data={list}")],
     "extensions": [row(weights, "", "--extensions .gif", "--data-path={photos}")],
     "exif_transpose": [row(weights, "--no-exif-transpose", "--exif-transpose", "--data-path={photos}")],
     "index_cache": [row(seen.files, "", "--index-cache={work}/cache")],
@@ -185,7 +188,7 @@ def bench(tmp_path_factory):
     for name in LAUNCHERS:
         patch.delenv(name, raising=False)
     patch.setattr(build, "create_model", create_tiny_model)
-    patch.setattr(index, "RACY_NS", 10**7)  # a folder that was still for 10 ms is listed for good
+    patch.setattr(image_index, "RACY_NS", 10**7)  # a folder that was still for 10 ms is listed for good
     yield seen.Bench(tmp_path_factory.mktemp("effects"), patch)
     patch.undo()
 

@@ -6,7 +6,7 @@ import os
 import pytest
 from index_caches import settle, touch
 
-from pipeline import index
+from pipeline import image_index
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def heard(caplog):
 @pytest.fixture
 def hasty(monkeypatch):
     """Take what has been still for 10 ms to be still, so that the tests need not wait for 2 s."""
-    monkeypatch.setattr(index, "RACY_NS", 10**7)
+    monkeypatch.setattr(image_index, "RACY_NS", 10**7)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import torch
 from folders import names_below
 from image_folders import make_folder
-from index_caches import cached, found, is_hit, listed, settle, touch
+from index_caches import cached, found, is_hit, listed, path_of, settle, touch
 from loaders import load
 from odd_pictures import odd_names
 from permissions import nobody
@@ -24,8 +24,9 @@ from torchvision.datasets import ImageFolder
 import datasets
 import main
 from options import parsing
-from pipeline import index
+from pipeline import image_index, index
 from pipeline.decoding import Decoding
+from pipeline.listing import list_images
 from pipeline.passed_over import PassedOver
 
 pytestmark = pytest.mark.usefixtures("heard", "hasty")
@@ -52,7 +53,7 @@ def test_it_is_a_sequence_that_cannot_be_changed(tree):
         with pytest.raises(IndexError):
             images[number]
     assert images != paths[:-1] and images != paths[1:] + paths[:1]
-    for array in (images.block, images.targets, images._names, images._offsets):
+    for array in (images.block, images.targets, *images._arrays.values()):
         assert not array.flags.writeable
 
 
@@ -60,23 +61,23 @@ def test_a_loader_process_that_is_not_forked_gets_it_too(tree, cache):
     cached(tree, cache)
     images = found(tree, cache)
     sent = pickle.loads(pickle.dumps(images))
-    assert sent == images and numpy.shares_memory(sent.block, sent._names)  # the names are not sent twice
+    assert sent == images and numpy.shares_memory(sent.block, sent._arrays["names"])  # the names are not sent twice
 
 
 def test_classes_without_images(tmp_path):
     touch(tmp_path, "b", "x.png")
     os.makedirs(str(tmp_path / "a"))
-    assert index.list_images(str(tmp_path), ["a", "b", "c"]).empty_classes() == [0, 2]
-    assert index.list_images(str(tmp_path), ["a"]).empty_classes() == [0]
+    assert list_images(str(tmp_path), ["a", "b", "c"]).empty_classes() == [0, 2]
+    assert list_images(str(tmp_path), ["a"]).empty_classes() == [0]
 
 
 def test_the_cache_is_used(tree, cache, monkeypatch):
     before = ImageFolder(tree).samples
     index.keep(listed(tree), cache)
-    monkeypatch.setattr(index, "list_images", None)
+    monkeypatch.setattr(index, "list_source", None)
     images = found(tree, cache)
     assert is_hit(images) and images == before
-    assert os.listdir(cache) == [os.path.basename(index.cache_path(cache, tree))]
+    assert os.listdir(cache) == [os.path.basename(path_of(tree, cache))]
 
 
 def test_the_folder_may_be_named_otherwise(tree, cache, monkeypatch):
@@ -145,7 +146,7 @@ def test_other_classes_are_listed_anew(tree, cache):
 
 @pytest.mark.parametrize("folder", ["", "a/in/deep", "b/link"])
 def test_a_folder_that_may_still_change_is_not_cached(tree, cache, monkeypatch, folder):
-    monkeypatch.setattr(index, "RACY_NS", 10**9)
+    monkeypatch.setattr(image_index, "RACY_NS", 10**9)
     time.sleep(1.1)
     touch(tree, folder, "just.now")
     images = listed(tree)
@@ -164,7 +165,7 @@ def warnings_in(caplog):
 def test_a_cache_that_cannot_be_written_costs_a_line(tree, tmp_path, caplog):
     cache = os.path.join(touch(tmp_path, "a file"), "below")
     index.keep(listed(tree), cache)
-    line = "the index %s cannot be written: Not a directory" % index.cache_path(cache, tree)
+    line = "the index %s cannot be written: Not a directory" % path_of(tree, cache)
     assert warnings_in(caplog) == [line]
 
 
@@ -330,11 +331,10 @@ def test_other_extensions_are_listed_anew(tree, cache, caplog):
     kinds = found(tree, cache).passed_over.kinds
     assert kinds == {".gif": 1, ".heic": 1, ".txt": 1} and found(tree, cache).passed_over.loose == 1
     asked = Decoding((".gif",))
-    block = index.find(tree, ["a", "b"], cache, lambda: None, asked)
-    images = index.ImageIndex(block, tree)
+    images = found(tree, cache, decoding=asked)
     assert not is_hit(images) and len(images) == 8 and images.passed_over.kinds == {".heic": 1, ".txt": 1}
     index.keep(images, cache)
-    assert is_hit(index.ImageIndex(index.find(tree, ["a", "b"], cache, lambda: None, asked), tree))
+    assert is_hit(found(tree, cache, decoding=asked))
     assert not is_hit(found(tree, cache))
 
 
@@ -348,7 +348,7 @@ def test_hidden_folders_are_not_listed(tree, cache, tmp_path):
     images = found(tree, cache)
     assert images == before and images.passed_over.folder_count == 6
     assert set(images.passed_over.folders) >= {".ipynb_checkpoints", "__MACOSX", "a/@eaDir", "a/in/.thumbnails"}
-    known = index.list_images(tree, [".ipynb_checkpoints", "a", "b"])  # a class of a run that an older version trained
+    known = list_images(tree, [".ipynb_checkpoints", "a", "b"])  # a class of a run that an older version trained
     assert len(known) == len(before) + 1 and known[0] == (os.path.join(tree, ".ipynb_checkpoints", "x.png"), 0)
     assert known.passed_over.folder_count == 5
 

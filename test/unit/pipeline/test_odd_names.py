@@ -18,7 +18,7 @@ import datasets
 import utils
 from checkpoints import loading, store
 from options import config_files, parsing
-from pipeline.index import list_images
+from pipeline.listing import list_images
 from pipeline.layout import list_classes
 from runtime import programs
 from runtime.errors import UserError, one_line, printable, shown

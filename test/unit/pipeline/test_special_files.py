@@ -12,7 +12,7 @@ from odd_pictures import decodable, undecodable, write
 from permissions import nobody
 
 from pipeline import reading
-from pipeline.index import list_images
+from pipeline.listing import list_images
 from pipeline.layout import list_classes
 from pipeline.samplers import Position
 from runtime.errors import UserError

@@ -1,0 +1,287 @@
+"""Which images a part of a data set holds, kept in one block of memory that ranks and loader processes share."""
+
+from __future__ import annotations
+
+import collections.abc
+import json
+import os
+import zlib
+from typing import Any, Sequence
+
+import numpy
+
+from pipeline.decoding import Decoding
+from pipeline.passed_over import PassedOver
+from pipeline.readers.archives import ArchiveReader
+from pipeline.readers.base import Reader
+from pipeline.readers.files import FileReader
+from pipeline.reading import stamp_of
+from pipeline.sources import Source
+
+FORMAT = 3
+RACY_NS = 2 * 10**9  # what changed less than this before it is listed may change again within the same time stamp
+_SLASH, _DOT = b"/."
+
+
+class ImageIndex(collections.abc.Sequence):
+    """(key, class number) of every image of a part: a zero-copy view of `block`, one uint8 array.
+
+    The block is a line of JSON (padded to 8 bytes) and the `arrays` of the form one after the other. Loader processes
+    share it: unlike a list of tuples, it is not written to by being read. An exception for another block. `place` is
+    where the images lie, `passed_over` tells what was left out, `nested` how many images lie in sub-folders of their
+    class.
+    """
+
+    form = ""
+
+    def __init__(self, block: numpy.ndarray, source: Source) -> None:
+        self.block, self.source, self.place = block, source, source.place
+        end = _header_length(block)
+        self.header = json.loads(block[:end].tobytes().decode("ascii"))
+        if (self.header["format"], self.header["form"]) != (FORMAT, self.form):
+            raise ValueError("its format is not %d, %s" % (FORMAT, self.form))
+        self.classes = self.header["classes"]
+        self.passed_over, self.nested = PassedOver.from_dict(self.header["passed_over"]), int(self.header["nested"])
+        self._arrays = {}
+        plain = block.view(numpy.ndarray)
+        for name, dtype, count in self._layout():
+            after = end + count * numpy.dtype(dtype).itemsize
+            if count < 0 or after > len(block):
+                raise ValueError("it has %d bytes, too few" % len(block))
+            self._arrays[name] = plain[end:after].view(dtype)
+            end = after
+        if end != len(block):
+            raise ValueError("it has %d bytes instead of %d" % (len(block), end))
+        self.targets = self._arrays["targets"]
+
+    def _layout(self) -> list[tuple[str, Any, int]]:
+        """Return (name, type, length) of each array, the most aligned first."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:  # type: ignore[override]
+        count = len(self.targets)
+        if not -count <= number < count:
+            raise IndexError("image %d of %d" % (number, count))
+        number %= count
+        target = self.targets[number].item()
+        return self._key(number, target), target
+
+    def _key(self, number: int, target: int) -> Any:
+        """Return what `reader` opens the image by."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, collections.abc.Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> Any:  # for loader processes that are not forked: the block once, not its parts too
+        return type(self), (self.block.view(numpy.ndarray), self.source)
+
+    def reader(self) -> Reader:
+        """Return the Reader that opens the images."""
+        return FileReader()
+
+    def name_of(self, number: int) -> str:
+        """Return the name of an image below `place`."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> list[Any]:
+        """The number of images, a checksum of their classes, the form, and a checksum of their names."""
+        return [len(self), zlib.crc32(self.targets), self.form, self._checksum_of_names()]
+
+    def _checksum_of_names(self) -> int:
+        return zlib.crc32(self._arrays["names"])
+
+    def empty_classes(self) -> list[int]:
+        """Return the numbers of the classes without an image."""
+        return numpy.flatnonzero(numpy.bincount(self.targets, minlength=len(self.classes)) == 0).tolist()
+
+    def check(self) -> None:
+        """Raise ValueError where the block has changed since it was made, or does not fit together."""
+        if checksum_of(self._arrays.values()) != self.header["checksum"]:
+            raise ValueError("its checksum is wrong")
+        if len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
+            raise ValueError("its class numbers are wrong")
+
+    def is_current(self, classes: Sequence[str] | None, extensions: Sequence[str]) -> bool:
+        """Return whether nothing has changed since it was listed for `classes`; OSError where something is gone."""
+        header = self.header
+        if header["place"] != self.source.identity or header["extensions"] != list(extensions):
+            return False
+        if header["asked_classes"] != (None if classes is None else list(classes)):
+            return False
+        return all(stamp_of(os.path.join(self.place, inner)) == tuple(stamp) for inner, stamp in header["stamps"])
+
+
+class PathIndex(ImageIndex):
+    """Images in files of their own, by their names: `offsets` tells where each begins, a null byte is after each."""
+
+    def _layout(self) -> list[tuple[str, Any, int]]:
+        count, size = self.header["images"], self.header["bytes"]
+        return [("offsets", numpy.int64, count + 1), ("targets", numpy.int32, count), ("names", numpy.uint8, size)]
+
+    def _name(self, number: int) -> str:
+        start, after = self._arrays["offsets"][number : number + 2].tolist()
+        return os.fsdecode(self._arrays["names"][start : after - 1].tobytes())
+
+    def check(self) -> None:
+        super().check()
+        offsets, names = self._arrays["offsets"], self._arrays["names"]
+        starts, ends = offsets[:-1], offsets[1:]
+        if offsets[0] != 0 or offsets[-1] != len(names) or not (starts < ends).all():
+            raise ValueError("its names are out of order")
+        if names[ends - 1].any() or numpy.count_nonzero(names) != len(names) - len(self):
+            raise ValueError("its names do not end where it says")
+
+
+class FolderIndex(PathIndex):
+    """Images in a folder for each class, by their names relative to that."""
+
+    form = "folder"
+
+    def _key(self, number: int, target: int) -> str:
+        return os.path.join(self.place, self.classes[target], self._name(number))
+
+    def name_of(self, number: int) -> str:
+        return os.path.join(self.classes[self.targets[number]], self._name(number))
+
+    def check(self) -> None:
+        super().check()
+        if self._escapes():
+            raise ValueError("it names files outside of the class folders")
+
+    def _escapes(self) -> bool:
+        """Return whether a name is absolute or has a part ".."; that is quick for names without a slash."""
+        names, starts = self._arrays["names"], self._arrays["offsets"][:-1]
+        if not (names == _SLASH).any() and not (names[starts] == _DOT).any():
+            return False
+        joined = b"\0" + names.tobytes()
+        return any(piece in joined for piece in (b"\0/", b"\0../", b"/../", b"/..\0", b"\0..\0"))
+
+
+class ListIndex(PathIndex):
+    """Images that a list names, by their paths relative to the root of the list."""
+
+    form = "list"
+
+    def _key(self, number: int, target: int) -> str:
+        return os.path.join(self.source.image_root, self._name(number))
+
+    def name_of(self, number: int) -> str:
+        return self._name(number)
+
+
+class ArchiveIndex(ImageIndex):
+    """Images in archives, 20 bytes each: the number of the archive, where the image begins there, its size, its class.
+
+    An offset below 0 is that of deflated contents, inverted bit by bit.
+    """
+
+    form = "archive"
+
+    def _layout(self) -> list[tuple[str, Any, int]]:
+        count, types = self.header["images"], (numpy.int64, numpy.int32, numpy.int32, numpy.uint32)
+        return [(name, dtype, count) for name, dtype in zip(("offsets", "targets", "shards", "sizes"), types)]
+
+    def _key(self, number: int, target: int) -> tuple[int, int, int]:
+        shard, offset, size = (self._arrays[name][number].item() for name in ("shards", "offsets", "sizes"))
+        return shard, offset, size
+
+    def reader(self) -> ArchiveReader:
+        return ArchiveReader(self.source.paths, [tuple(stamp) for stamp in self.header["shards"]])
+
+    def name_of(self, number: int) -> str:
+        return self.reader().name(self[number][0])
+
+    def _checksum_of_names(self) -> int:
+        return self.header["names"]
+
+    def is_current(self, classes: Sequence[str] | None, extensions: Sequence[str]) -> bool:
+        shards = [list(size_and_time(path)) for path in self.source.paths]
+        return super().is_current(classes, extensions) and shards == self.header["shards"]
+
+    def check(self) -> None:
+        super().check()
+        shards = self._arrays["shards"]
+        if len(self.header["shards"]) != len(self.source.paths):
+            raise ValueError("it has another number of archives")
+        if len(self) and not 0 <= shards.min() <= shards.max() < len(self.source.paths):
+            raise ValueError("its archives are wrong")
+
+
+_FORMS = {form.form: form for form in (FolderIndex, ListIndex, ArchiveIndex)}
+
+
+def open_index(block: numpy.ndarray, source: Source) -> ImageIndex:
+    """Return the index in `block` of the form that `source` has."""
+    return _FORMS[source.form](block, source)
+
+
+def size_and_time(path: str) -> tuple[int, int]:
+    """Return (bytes, time of the last change in ns) of an archive."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def same_images(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Return whether two fingerprints may be of the same images; only those of one form have comparable names."""
+    if list(first[:2]) != list(second[:2]):
+        return False
+    return first[2] != second[2] or first[3] == second[3]
+
+
+def header_of(
+    source: Source,
+    classes: Sequence[str],
+    asked_classes: Sequence[str] | None,
+    decoding: Decoding,
+    passed_over: PassedOver,
+    nested: int = 0,
+) -> dict[str, Any]:
+    """Return the header of an index, but for the stamps of what it was made from."""
+    header = {"form": source.form, "place": source.identity, "classes": list(classes), "nested": nested}
+    header["asked_classes"] = None if asked_classes is None else list(asked_classes)
+    return dict(header, extensions=list(decoding.extensions), passed_over=passed_over.as_dict())
+
+
+def is_racy(stamps: Sequence[tuple[str, tuple[int, ...]]], began: int) -> bool:
+    """Return whether something may have changed while it was listed, from the time `began` on."""
+    return any(max(stamp) > began - RACY_NS for _, stamp in stamps)
+
+
+def checksum_of(arrays: Any) -> int:
+    """Return the checksum of arrays in their order."""
+    checksum = 0
+    for array in arrays:
+        checksum = zlib.crc32(array, checksum)
+    return checksum
+
+
+def pack(header: dict[str, Any], arrays: Sequence[numpy.ndarray]) -> numpy.ndarray:
+    """Return the block of a header and arrays, which stand in the order of their form."""
+    line = json.dumps(dict(header, format=FORMAT, checksum=checksum_of(arrays)))
+    line += " " * (-(len(line) + 1) % 8) + "\n"
+    return numpy.frombuffer(b"".join([line.encode("ascii"), *(array.tobytes() for array in arrays)]), numpy.uint8)
+
+
+def pack_names(header: dict[str, Any], targets: numpy.ndarray, joined: bytes) -> numpy.ndarray:
+    """Return the block of a PathIndex; `joined` has all names, each with a null byte at its end."""
+    names = numpy.frombuffer(joined, numpy.uint8)
+    offsets = numpy.append(0, numpy.flatnonzero(names == 0) + 1).astype(numpy.int64)
+    header = dict(header, images=len(targets), bytes=len(names))
+    return pack(header, [offsets, targets.astype(numpy.int32), names])
+
+
+def _header_length(block: numpy.ndarray) -> int:
+    for start in range(0, len(block), 2**16):
+        end = block[start : start + 2**16].tobytes().find(b"\n")
+        if end >= 0:
+            return start + end + 1
+    raise ValueError("it has no header")

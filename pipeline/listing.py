@@ -1,0 +1,109 @@
+"""Lists of the images of a part of a data set: of class folders, of a list, or of archives."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Callable, Sequence
+
+import numpy
+
+from pipeline import lists
+from pipeline.archive_listing import list_archives
+from pipeline.decoding import AS_PUBLISHED, Decoding
+from pipeline.image_index import FolderIndex, ImageIndex, ListIndex, header_of, is_racy, pack_names
+from pipeline.layout import is_hidden, list_classes, list_top
+from pipeline.passed_over import PassedOver
+from pipeline.reading import stamp_of, walk
+from pipeline.sources import Source, folder_source
+from runtime.errors import shown
+
+
+def list_source(
+    source: Source,
+    classes: Sequence[str] | None,
+    tick: Callable[[], object] = lambda: None,
+    decoding: Decoding = AS_PUBLISHED,
+) -> ImageIndex:
+    """Return the index of `source`, whose images are of the `classes` (None: those that it has itself).
+
+    The order is that of torchvision's ImageFolder over the same images as files: by class, folder, name. `tick` is
+    called now and then. UserError for what cannot be listed, and for images of other classes.
+    """
+    if source.form == "folder":
+        return _list_folder(source, classes or list_classes(source.place), classes, tick, decoding)
+    return (list_rows if source.form == "list" else list_archives)(source, classes, tick, decoding)
+
+
+def list_images(
+    folder: str,
+    classes: Sequence[str],
+    tick: Callable[[], object] = lambda: None,
+    decoding: Decoding = AS_PUBLISHED,
+) -> ImageIndex:
+    """Return the index of `folder`, which has a folder for each of the `classes`; call `tick()` after each folder.
+
+    UserError for a folder that cannot be listed, and for links that lead back to where they are.
+    """
+    return list_source(folder_source(os.path.basename(folder), folder), classes, tick, decoding)
+
+
+def _list_folder(
+    source: Source,
+    classes: Sequence[str],
+    asked_classes: Sequence[str] | None,
+    tick: Callable[[], object],
+    decoding: Decoding,
+) -> FolderIndex:
+    folder = source.place
+    began = time.time_ns()
+    stamps, counts, names, nested = [("", stamp_of(folder))], [], [], 0
+    passed_over = _passed_over_beside(folder, classes, decoding)
+    for name in classes:
+        listed = []
+        for inner, stamp, files in walk(os.path.join(folder, name), passed_over.adder(name)):
+            stamps.append((os.path.join(name, inner), stamp))
+            listed.append((inner, passed_over.sift(files, decoding)))
+            tick()
+        for inner, files in sorted(listed):
+            prefix = os.path.join(inner, "")
+            names.append(os.fsencode("".join([prefix + file + "\0" for file in sorted(files)])))
+            nested += len(files) if inner else 0
+        counts.append(sum(len(files) for _, files in listed))
+    header = header_of(source, classes, asked_classes, decoding, passed_over, nested)
+    header["stamps"] = None if is_racy(stamps, began) else stamps
+    targets = numpy.repeat(numpy.arange(len(counts), dtype=numpy.int32), counts)
+    return FolderIndex(pack_names(header, targets, b"".join(names)), source)
+
+
+def _passed_over_beside(folder: str, classes: Sequence[str], decoding: Decoding) -> PassedOver:
+    """Return what lies in `folder` beside the class folders."""
+    passed_over = PassedOver()
+    folders, files = list_top(folder)
+    for name in sorted(set(folders) - set(classes)):
+        if is_hidden(name):
+            passed_over.add_folder(name)
+    passed_over.loose = len(passed_over.sift(files, decoding))
+    return passed_over
+
+
+def list_rows(
+    source: Source,
+    classes: Sequence[str] | None,
+    tick: Callable[[], object] = lambda: None,
+    decoding: Decoding = AS_PUBLISHED,
+) -> ListIndex:
+    """Return the index of a list; its rows count whatever their extensions."""
+    began = time.time_ns()
+    path = os.path.abspath(source.paths[0])
+    read = [path, *filter(os.path.exists, [os.path.join(os.path.dirname(path), lists.CLASS_NAMES)])]
+    stamps = [(one, stamp_of(one)) for one in read]
+    rows = list(lists.read_rows(path))
+    tick()
+    names, targets = lists.number_rows(rows, path, classes)
+    keys = [(target, *os.path.split(row.path)) for row, target in zip(rows, targets.tolist())]
+    order = sorted(range(len(rows)), key=keys.__getitem__)
+    header = header_of(source, names, classes, decoding, PassedOver())
+    header["stamps"] = None if is_racy(stamps, began) else stamps
+    joined = os.fsencode("".join([rows[number].path + "\0" for number in order]))
+    return ListIndex(pack_names(header, targets[order], joined), source)

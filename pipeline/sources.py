@@ -1,0 +1,258 @@
+"""Where the parts of a data set lie, and in which form; importing this module imports neither torch nor Pillow."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Mapping, Sequence
+
+from pipeline.layout import check_classes, find_below, list_top
+from runtime.errors import UserError, shown
+
+LISTS = (".csv", ".tsv", ".jsonl", ".txt")
+ARCHIVES = (".tar", ".zip")
+_PREFIXES = {"train": ("train", "imagenet1k-train"), "val": ("val", "validation", "imagenet1k-validation")}
+_IMAGENET = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
+DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")
+_FORMS = "a folder with class folders, a list (%s), or archives (%s)" % (" ".join(LISTS), " ".join(ARCHIVES))
+_MOST_ARCHIVES = 10**6
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Source:
+    """The `part` "train" or "val" of a data set, which messages call `name`, in a form: "folder", "list", "archive".
+
+    `paths` are the folder, the list, or the archives. The paths of a list's images are relative to `image_root`;
+    `labels` is a file that tells the classes of images which lie flat in an archive.
+    """
+
+    form: str
+    part: str
+    name: str
+    paths: tuple[str, ...]
+    image_root: str = ""
+    labels: str = ""
+
+    @property
+    def place(self) -> str:
+        """The folder, list or archive; the folder of several archives."""
+        return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
+
+    @property
+    def identity(self) -> list[str]:
+        """The absolute paths of all that it consists of."""
+        return [os.path.abspath(path) for path in (*self.paths, self.image_root, self.labels) if path]
+
+    @property
+    def title(self) -> str:
+        """Its path for a message, or its first and last path."""
+        if len(self.paths) == 1:
+            return shown(self.paths[0])
+        return "%s to %s" % (shown(self.paths[0]), shown(os.path.basename(self.paths[-1])))
+
+    def text(self) -> str:
+        """Return what was found, for people."""
+        count = len(self.paths)
+        return "%s %s" % (self.form if count == 1 else "%d %ss" % (count, self.form), self.title)
+
+
+def folder_source(part: str, path: str) -> Source:
+    """Return the Source of a folder that holds a folder of images for each class."""
+    return Source("folder", part, shown(path), (path,))
+
+
+def find(
+    root: str, parts: Sequence[str], given: Mapping[str, str] | None = None, image_root: str = "", option: str = ""
+) -> dict[str, Source]:
+    """Return the Source of each of the `parts` ("train", "val"): as `given` by an option, or found in the folder `root`.
+
+    `option` is what `root` was given by. UserError where there is none, or where two forms contradict.
+    """
+    given = given or {}
+    if not all(given.get(part) for part in parts) and not os.path.isdir(root):
+        raise UserError("%s: no such folder" % " ".join(filter(None, [option, shown(root)])))
+    found = {}
+    for part in parts:
+        if given.get(part):
+            found[part] = read_source(part, given[part], image_root)
+        else:
+            found[part] = _find_part(root, part, parts, image_root, " ".join(filter(None, [option, shown(root)])))
+    return found
+
+
+def find_for(options: Any) -> dict[str, Source]:
+    """Return the Source of val and, for a training, of train, that the `options` name; UserError where one is missing."""
+    given = {"train": options.train_data, "val": options.val_data}
+    parts = ("train", "val") if options.trains else ("val",)
+    return find(options.data_path, parts, given, options.image_root, "--data-path")
+
+
+def find_train(root: str, given: str, image_root: str) -> Source | None:
+    """Return the Source of the training part, for its classes alone; None where there is none."""
+    if given:
+        return read_source("train", given, image_root)
+    candidates = _candidates(root, "train", image_root) if root and os.path.isdir(root) else []
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def read_source(part: str, text: str, image_root: str = "", option: str | None = None) -> Source:
+    """Return the Source that `option` names by a folder, a file, or a pattern of archives."""
+    name = "%s %s" % ("--%s-data" % part if option is None else option, shown(text))
+    if "://" in text:
+        raise UserError("%s: data is not read from URLs: copy it to this machine first" % name)
+    if os.path.isdir(text):
+        check_classes(text)
+        return folder_source(part, text)
+    if os.path.lexists(text):
+        return _file_source(part, name, text, image_root)
+    paths = expand(text)
+    if not paths:
+        raise UserError("%s: no such file or folder, nor a pattern of some; it takes %s" % (name, _FORMS))
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_others(len(missing) - 1)))
+    if len(paths) == 1:
+        return _file_source(part, name, paths[0], image_root)
+    others = [path for path in paths if not path.lower().endswith(ARCHIVES)]
+    if others:
+        raise UserError("%s: a pattern takes archives alone (%s), not %s" % (name, " ".join(ARCHIVES), shown(others[0])))
+    return Source("archive", part, name, tuple(paths))
+
+
+def _and_others(count: int) -> str:
+    return ", nor do %d others" % count if count else ""
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the paths of a pattern: {a,b} and {000..123} are expanded as by a shell, *, ? and [...] match names."""
+    paths = []
+    for text in _expand_braces(pattern):
+        folder, name = os.path.split(text)
+        if any(sign in name for sign in "*?["):
+            try:
+                names = os.listdir(folder or ".")
+            except OSError:
+                names = []
+            paths += sorted(os.path.join(folder, found) for found in fnmatch.filter(names, name))
+        elif text != pattern:
+            paths.append(text)
+    return paths
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    pieces = re.split(r"(\{[^{}]*\})", pattern)
+    choices: list[list[str]] = []
+    for piece in pieces:
+        interval = re.fullmatch(r"\{(\d{1,9})\.\.(\d{1,9})\}", piece)
+        if interval:
+            first, last = interval.groups()
+            if int(last) - int(first) >= _MOST_ARCHIVES:
+                raise UserError("%s: over %d names" % (shown(pattern), _MOST_ARCHIVES))
+            numbers = range(int(first), int(last) + 1)
+            choices.append(["%0*d" % (len(first) if first[0] == "0" else 0, number) for number in numbers])
+        elif piece.startswith("{") and "," in piece:
+            choices.append(piece[1:-1].split(","))
+        else:
+            choices.append([piece])
+    return ["".join(chosen) for chosen in itertools.islice(itertools.product(*choices), _MOST_ARCHIVES)]
+
+
+def _file_source(part: str, name: str, path: str, image_root: str) -> Source:
+    if path.lower().endswith(LISTS):
+        return Source("list", part, name, (path,), image_root or os.path.dirname(path) or ".")
+    if path.lower().endswith(ARCHIVES):
+        return Source("archive", part, name, (path,), labels=_labels_beside(path))
+    raise UserError("%s: it takes %s" % (name, _FORMS))
+
+
+def _labels_beside(path: str) -> str:
+    """Return the file that tells the classes of ImageNet's validation images, which lie flat in their archive; or ""."""
+    folder, name = os.path.split(path)
+    if name != _IMAGENET["val"]:
+        return ""
+    names = [*("val" + ending for ending in LISTS), *DEVKITS]
+    found = [os.path.join(folder, name) for name in names if os.path.isfile(os.path.join(folder, name))]
+    if not found:
+        text = "%s does not tell the classes of its images: put %s beside it, or a list of names and classes as %s"
+        raise UserError(text % (shown(path), DEVKITS[0], " or ".join(names[:4])))
+    return found[0]
+
+
+def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name: str) -> Source:
+    found = _candidates(root, part, image_root)
+    if len(found) > 1:
+        text = "%s: it holds the %s images twice, as %s and as %s: name one of them by --%s-data, or move the other away"
+        raise UserError(text % (name, part, found[0].text(), found[1].text(), part))
+    if found:
+        if found[0].form == "folder":
+            check_classes(found[0].place)
+        return found[0]
+    if os.path.isdir(os.path.join(root, part)):
+        check_classes(os.path.join(root, part))
+    below = find_below(root, parts)
+    remedy = "; %s has: name that folder" % shown(below) if below else ""
+    raise UserError("%s: it has no folder %s/%s" % (name, part, remedy or ", nor a list or archives of that name"))
+
+
+def _candidates(root: str, part: str, image_root: str) -> list[Source]:
+    """Return each form in which the folder `root` holds the images of `part`."""
+    folders, files = list_top(root)
+    found = []
+    if part in folders and _has_folders(os.path.join(root, part)):
+        found.append(folder_source(part, os.path.join(root, part)))
+    archives = _archives(files, part)
+    is_labelled_by_list = archives == [[_IMAGENET["val"]]] and part == "val"
+    for ending in LISTS if not is_labelled_by_list else ():
+        if part + ending in files:
+            path = os.path.join(root, part + ending)
+            found.append(Source("list", part, shown(path), (path,), image_root or root))
+    for names in archives:
+        paths = tuple(os.path.join(root, name) for name in names)
+        source = Source("archive", part, "", paths, labels=_labels_beside(paths[0]))
+        found.append(replace(source, name=source.title))
+    return found
+
+
+def _has_folders(folder: str) -> bool:
+    """Return whether `folder` may hold classes; where it cannot be listed, too: that is reported later."""
+    try:
+        return bool(list_top(folder)[0])
+    except UserError:
+        return True
+
+
+def _archives(files: Sequence[str], part: str) -> list[list[str]]:
+    """Return the groups of names of archives that hold `part`: one archive, or shards of one naming."""
+    groups: dict[str, list[str]] = {}
+    for name in files:
+        stem, ending = os.path.splitext(name)
+        if name == _IMAGENET[part] or (stem in _PREFIXES[part] and ending in ARCHIVES):
+            groups[name] = [name]
+        for prefix in _PREFIXES[part] if ending == ".tar" else ():
+            if re.fullmatch(re.escape(prefix) + r"[-_.]?\d[\w.-]*", stem):
+                groups.setdefault(prefix, []).append(name)
+    for names in groups.values():
+        names.sort()
+        _check_none_is_missing(names)
+    return [groups[name] for name in sorted(groups)]
+
+
+def _check_none_is_missing(names: Sequence[str]) -> None:
+    """Raise UserError where the numbers of shards have a gap, or are fewer than their names say (-of-00064)."""
+    found = [re.fullmatch(r"(\D*)(\d+)(-of-(\d+))?\.tar", name) for name in names]
+    if not all(found) or len({(match[1], match[3]) for match in found if match}) > 1:
+        return  # numbered in some other way
+    numbers = sorted(int(match[2]) for match in found if match)
+    count = int(found[0][4]) if found[0] and found[0][4] else 0
+    wanted = set(range(numbers[0], numbers[-1] + 1))
+    if count and numbers[0] <= 1:
+        wanted |= set(range(numbers[0], numbers[0] + count))
+    missing = sorted(wanted - set(numbers))
+    if missing and found[0]:
+        name = "%s%0*d%s.tar" % (found[0][1], len(found[0][2]), missing[0], found[0][3] or "")
+        text = "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
+        raise UserError(text % (shown(name), _and_others(len(missing) - 1).replace("nor do", "and so are")))
