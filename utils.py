@@ -148,7 +148,7 @@ def parse_json(text: str) -> Any:
     ValueError for any text that is none, and for lists within lists without end.
     """
     try:
-        return json.loads(text, parse_int=_integer)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("lists within lists without end") from None
 
@@ -158,6 +158,9 @@ _MOST_DIGITS = 300  # of an integer: Python takes minutes for millions of them, 
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < _MOST_DIGITS else float(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)  # made once: json.loads would make one for each text
 
 
 def write_text(path: str, text: str) -> None:
