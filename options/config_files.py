@@ -91,11 +91,13 @@ def _kind_of(value: Any) -> str:
     return names.get(type(value), "this %s" % type(value).__name__)
 
 
+_INPUTS = ("data_path", "train_data", "val_data", "image_root", "resume", "finetune", "teacher_path")
+PATHS = (*_INPUTS, "index_cache", "output_dir")
+
+
 def with_full_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options `values` with absolute paths, so that they mean the same in any folder."""
-    names = ("data_path", "train_data", "val_data", "image_root", "index_cache", "output_dir")
-    names += ("resume", "finetune", "teacher_path")
-    paths = {name: values.get(name) for name in names}
+    paths = {name: values.get(name) for name in PATHS}
     full = {name: os.path.abspath(str(path)) for name, path in paths.items() if _is_path(path)}
     return dict(values, **full)
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, NamedTuple, Sequence
 
 import numpy
 from torch.utils.data import Dataset
 
 from pipeline import imagenet_labels, lists
 from pipeline.archives.members import ArchiveError, Member, list_members
+from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
 from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, size_and_time
-from pipeline.layout import is_hidden, list_top
+from pipeline.layout import is_hidden
 from pipeline.loader import Loader, LostProcess
 from pipeline.passed_over import PassedOver
-from pipeline.readers.archives import read_member
+from pipeline.readers.archives import ArchiveReader
 from pipeline.reading import stamp_of
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.sources import LISTS, Source
 from runtime.affinity import usable_cores
 from runtime.errors import RunError, UserError, did_you_mean, reason, shown
-from utils import open_regular, parse_json
+from utils import parse_json
 
 _LABEL_ENDINGS = (".cls", ".json")  # of WebDataset, beside an image of the same name
 _LABEL_KEYS = ("label", "cls")
@@ -64,7 +65,9 @@ def list_archives(
     names, targets, folders = _classes_of(source, rows, classes, passed_over)
     keep = numpy.flatnonzero(targets >= 0)
     if not len(keep) and passed_over.loose:
-        text = "%s: its %d images lie neither in class folders, nor have they labels (KEY.cls or KEY.json beside KEY.jpg)"
+        text = (
+            "%s: its %d images lie neither in class folders, nor have they labels (KEY.cls or KEY.json beside KEY.jpg)"
+        )
         raise UserError(text % (source.name, passed_over.loose))
     places = [os.path.split(name) for name in folders]
     order = numpy.array(sorted(keep.tolist(), key=lambda at: (targets[at], *places[at])), dtype=numpy.int64)
@@ -106,12 +109,9 @@ def _classes_of(
     has_label = [number for number, label in enumerate(labels) if label is not None]
     passed_over.loose += len(labels) - len(has_label)
 
-    def where(number: int) -> str:
-        shard = source.paths[rows.shards[has_label[number]]]
-        return "%s:%s" % (shown(shard), shown(rows.names[has_label[number]]))
-
     own = lists.read_class_names(source.paths[0])
-    names, numbers = lists.number_labels([labels[at] or "" for at in has_label], where, own, classes)
+    told = [labels[at] or "" for at in has_label]
+    names, numbers = numbers_of(told, has_label, source.title, own, classes)
     targets = numpy.full(len(labels), -1, numpy.int64)
     targets[has_label] = numbers
     return names, targets, rows.names
@@ -189,13 +189,15 @@ def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | No
     images: list[Member] = []
     label_files: dict[str, Member] = {}
     others: list[str] = []
+    visible: set[str] = {""}
     hidden: set[str] = set()
     for count, member in enumerate(list_members(path, passed_over.add_odd)):
         name = member.name
-        if "/." in name or "__" in name or name[0] in ".@#$":
-            if any(is_hidden(part) for part in name.split("/")[:-1]):
-                hidden.add(name.rpartition("/")[0])
-                continue
+        folder = name.rpartition("/")[0]
+        if folder not in visible and any(is_hidden(part) for part in folder.split("/")):
+            hidden.add(folder)
+            continue
+        visible.add(folder)
         if name.lower().endswith(endings):
             if member.size > _LARGEST:
                 passed_over.add_odd(name, "larger than 4 GiB")
@@ -210,7 +212,9 @@ def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | No
     passed_over.add_files(others)
     for folder in sorted(hidden):
         passed_over.add_folder(folder)
-    labels = _labels_in(path, images, label_files) if label_files else [None] * len(images)
+    labels: list[str | None] = [None] * len(images)
+    if label_files:
+        labels = _labels_in(path, images, label_files)
     used = set() if all(label is None for label in labels) else _label_names(images)
     passed_over.add_files(name for name in label_files if name not in used)
     offsets = [~member.offset if member.is_deflated else member.offset for member in images]
@@ -231,22 +235,24 @@ def _label_names(images: Sequence[Member]) -> set[str]:
 def _labels_in(path: str, images: Sequence[Member], label_files: dict[str, Member]) -> list[str | None]:
     """Return the label of each image that the file of its name tells; None where there is none."""
     labels: list[str | None] = []
-    with open_regular(path) as file:
-        for member in images:
-            stem = os.path.splitext(member.name)[0]
-            label = None
-            for ending in _LABEL_ENDINGS:
-                if label is None and stem + ending in label_files:
-                    label = _label_of(file.fileno(), label_files[stem + ending])
-            labels.append(label)
+    reader = ArchiveReader([path], [size_and_time(path)])
+    for member in images:
+        stem = os.path.splitext(member.name)[0]
+        label = None
+        for ending in _LABEL_ENDINGS:
+            if label is None and stem + ending in label_files:
+                label = _label_of(reader, label_files[stem + ending])
+        labels.append(label)
+    reader.close()
     return labels
 
 
-def _label_of(descriptor: int, member: Member) -> str | None:
+def _label_of(reader: ArchiveReader, member: Member) -> str | None:
     """Return the label in the file KEY.cls, or under a key of KEY.json; None where that has none."""
     if member.size > _LONGEST_LABEL:
         raise ArchiveError("%s is too large for a label" % shown(member.name))
-    content = read_member(descriptor, member.offset, member.size, member.is_deflated)
+    with reader.open((0, ~member.offset if member.is_deflated else member.offset, member.size)) as file:
+        content = file.read()
     try:
         text = content.decode("utf-8").strip()
         if member.name.endswith(".cls"):

@@ -139,9 +139,7 @@ class Numbers:
             self.first.append(number)
 
 
-def inspect_images(
-    images: ImageIndex, input_size: int, is_train: bool, workers: int, name: str
-) -> InspectionResult:
+def inspect_images(images: ImageIndex, input_size: int, is_train: bool, workers: int, name: str) -> InspectionResult:
     """Return the InspectionResult of `images`, with a progress bar called `name` on a terminal.
 
     RunError where a process is lost.

@@ -10,13 +10,13 @@ import numpy
 
 from pipeline import lists
 from pipeline.archive_listing import list_archives
+from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
 from pipeline.image_index import FolderIndex, ImageIndex, ListIndex, header_of, is_racy, pack_names
 from pipeline.layout import is_hidden, list_classes, list_top
 from pipeline.passed_over import PassedOver
 from pipeline.reading import stamp_of, walk
 from pipeline.sources import Source, folder_source
-from runtime.errors import shown
 
 
 def list_source(
@@ -100,7 +100,8 @@ def list_rows(
     stamps = [(one, stamp_of(one)) for one in read]
     rows = list(lists.read_rows(path))
     tick()
-    names, targets = lists.number_rows(rows, path, classes)
+    labels, lines = [row.label for row in rows], [row.line for row in rows]
+    names, targets = numbers_of(labels, lines, path, lists.read_class_names(path), classes)
     keys = [(target, *os.path.split(row.path)) for row, target in zip(rows, targets.tolist())]
     order = sorted(range(len(rows)), key=keys.__getitem__)
     header = header_of(source, names, classes, decoding, PassedOver())

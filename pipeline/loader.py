@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import multiprocessing
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from typing import Any, Callable, Iterator
 
 from torch.utils.data import DataLoader
@@ -25,6 +27,9 @@ from runtime.signals import ignore_stop_signals
 POLL_SECONDS = 5  # between looks at the processes, and at the signals, while no batch comes
 FILES_OF_A_PROCESS = 6  # four pipes, and two batches on their way
 SPARE_FILES = 16  # for images, checkpoints and whatever else is opened
+
+
+_loaders: weakref.WeakSet[Loader] = weakref.WeakSet()  # of this process
 
 
 class LostProcess(RunError):  # noqa: N818 - it may be replaced
@@ -60,6 +65,7 @@ class Loader:
         self._loader: Any = None
         self._channel: handover.Channel | None = None
         self._processes: set[Any] = set()
+        _loaders.add(self)
 
     def items(self, first: int = 0) -> Iterator[Any]:
         """Yield the items from number `first` on; LostProcess where one does not come."""
@@ -166,6 +172,13 @@ class Loader:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+
+@atexit.register
+def _end_all() -> None:
+    """End all loader processes: Python would ask them to end, which they ignore, and wait for them."""
+    for loader in list(_loaders):
+        loader.end()
 
 
 def start(loader: DataLoader) -> Iterator[Any]:

@@ -68,7 +68,7 @@ def folder_source(part: str, path: str) -> Source:
 def find(
     root: str, parts: Sequence[str], given: Mapping[str, str] | None = None, image_root: str = "", option: str = ""
 ) -> dict[str, Source]:
-    """Return the Source of each of the `parts` ("train", "val"): as `given` by an option, or found in the folder `root`.
+    """Return the Source of each of `parts` ("train", "val"), as `given` by an option or found in the folder `root`.
 
     `option` is what `root` was given by. UserError where there is none, or where two forms contradict.
     """
@@ -85,7 +85,7 @@ def find(
 
 
 def find_for(options: Any) -> dict[str, Source]:
-    """Return the Source of val and, for a training, of train, that the `options` name; UserError where one is missing."""
+    """Return the Sources of val and, for a training, of train, that the `options` name; UserError without one."""
     given = {"train": options.train_data, "val": options.val_data}
     parts = ("train", "val") if options.trains else ("val",)
     return find(options.data_path, parts, given, options.image_root, "--data-path")
@@ -119,7 +119,9 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         return _file_source(part, name, paths[0], image_root)
     others = [path for path in paths if not path.lower().endswith(ARCHIVES)]
     if others:
-        raise UserError("%s: a pattern takes archives alone (%s), not %s" % (name, " ".join(ARCHIVES), shown(others[0])))
+        raise UserError(
+            "%s: a pattern takes archives alone (%s), not %s" % (name, " ".join(ARCHIVES), shown(others[0]))
+        )
     return Source("archive", part, name, tuple(paths))
 
 
@@ -170,7 +172,7 @@ def _file_source(part: str, name: str, path: str, image_root: str) -> Source:
 
 
 def _labels_beside(path: str) -> str:
-    """Return the file that tells the classes of ImageNet's validation images, which lie flat in their archive; or ""."""
+    """Return the file that tells the classes of ImageNet's validation images, which lie flat in an archive; or ""."""
     folder, name = os.path.split(path)
     if name != _IMAGENET["val"]:
         return ""
@@ -185,7 +187,9 @@ def _labels_beside(path: str) -> str:
 def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name: str) -> Source:
     found = _candidates(root, part, image_root)
     if len(found) > 1:
-        text = "%s: it holds the %s images twice, as %s and as %s: name one of them by --%s-data, or move the other away"
+        text = (
+            "%s: it holds the %s images twice, as %s and as %s: name one of them by --%s-data, or move the other away"
+        )
         raise UserError(text % (name, part, found[0].text(), found[1].text(), part))
     if found:
         if found[0].form == "folder":
@@ -254,5 +258,7 @@ def _check_none_is_missing(names: Sequence[str]) -> None:
     missing = sorted(wanted - set(numbers))
     if missing and found[0]:
         name = "%s%0*d%s.tar" % (found[0][1], len(found[0][2]), missing[0], found[0][3] or "")
-        text = "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
+        text = (
+            "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
+        )
         raise UserError(text % (shown(name), _and_others(len(missing) - 1).replace("nor do", "and so are")))

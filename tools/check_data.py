@@ -94,14 +94,17 @@ def inspect_part(source: sources.Source, input_size: int, workers: int, decoding
     from pipeline.inspection import inspect_images
     from pipeline.listing import list_source
 
-    strangers, closed = Sample(), {}
+    strangers = Sample()
+    closed: dict[str, str] = {}
     readable = None
     if source.form == "folder":
         readable = _readable_classes(source.place, strangers, closed, decoding)
     images = list_source(source, readable, decoding=decoding)
     if source.form != "folder":
         strangers.count = sum(images.passed_over.kinds.values())
-    return Part(images, inspect_images(images, input_size, source.part == "train", workers, source.part), strangers, closed)
+    return Part(
+        images, inspect_images(images, input_size, source.part == "train", workers, source.part), strangers, closed
+    )
 
 
 def _readable_classes(folder: str, strangers: Sample, closed: dict[str, str], decoding: Decoding) -> list[str]:

@@ -25,7 +25,7 @@ def content_of(path):
 
 
 def write_list(part, path, root=None):
-    """Write a list of the images of `part`, in no order, with the paths relative to `root`; its ending tells the kind."""
+    """Write a list of the images of `part` in no order, paths relative to `root`, of the kind that its ending tells."""
     classes = sorted(os.listdir(part))
     rows = [(os.path.relpath(image, root or part), name) for name, image in images_of(part)][::-1]
     ending = os.path.splitext(path)[1]

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 import datasets
 from options import parsing
-from pipeline.listing import list_images
 from pipeline.layout import list_classes
+from pipeline.listing import list_images
 from pipeline.loader import start
 from runtime.compat import create_transform
 from runtime.errors import UserError

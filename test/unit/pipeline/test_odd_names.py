@@ -18,8 +18,8 @@ import datasets
 import utils
 from checkpoints import loading, store
 from options import config_files, parsing
-from pipeline.listing import list_images
 from pipeline.layout import list_classes
+from pipeline.listing import list_images
 from runtime import programs
 from runtime.errors import UserError, one_line, printable, shown
 

@@ -12,8 +12,8 @@ from odd_pictures import decodable, undecodable, write
 from permissions import nobody
 
 from pipeline import reading
-from pipeline.listing import list_images
 from pipeline.layout import list_classes
+from pipeline.listing import list_images
 from pipeline.samplers import Position
 from runtime.errors import UserError
 from utils import open_regular

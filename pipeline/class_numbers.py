@@ -1,0 +1,30 @@
+"""The class numbers of labels, where lists or archives tell labels instead of having class folders."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy
+
+from pipeline.lists import number_labels
+from runtime.errors import UserError, did_you_mean, shown
+
+
+def numbers_of(
+    labels: Sequence[str], lines: Sequence[int], source: str, own: Sequence[str] | None, known: Sequence[str] | None
+) -> tuple[list[str], numpy.ndarray]:
+    """Return (names of the classes, class number of each label) by the names `own` of the source, of classes.txt.
+
+    The numbers are those of the training classes `known`, where there are any. `lines` and `source` are those of
+    number_labels. UserError for a label that cannot be told, and for a class that is not among `known`.
+    """
+    names, numbers = number_labels(labels, lines, known if own is None else own, source)
+    if known is None or own is None:
+        return names, numbers
+    places = {name: number for number, name in enumerate(known)}
+    table = numpy.array([places.get(name, -1) for name in names])
+    strangers = [names[number] for number in numpy.unique(numbers) if table[number] < 0]
+    if strangers:
+        text = "%s: the class %s is not among the training classes%s"
+        raise UserError(text % (source, shown(strangers[0]), did_you_mean(strangers[0], known)))
+    return list(known), table[numbers].astype(numpy.int32)
