@@ -132,12 +132,12 @@ def _places(fields: Sequence[str], path: str, line: int, delimiter: str, column:
 
 
 def _row(path: str, line: int, image: str, label: str, column: str | None, group: str) -> ListRow:
-    label = label.strip(BLANKS)
+    label, group = label.strip(BLANKS), group.strip(BLANKS)
     if not image or image.isspace():
         raise _bad(path, line, "the path is empty: write that of an image")
     if not label:
         raise _bad(path, line, "the label is empty: write the name or the number of a class")
-    if column is not None and not group.strip():
+    if column is not None and not group:
         raise _bad(path, line, "the column %s is empty: give each image its group" % _brief(column))
     return ListRow(image, label, line, group)
 
