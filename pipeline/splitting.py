@@ -142,7 +142,7 @@ class _Deal:
     def __init__(self, counts: Mapping[str, Mapping[str, int]], wanted: Mapping[str, int]) -> None:
         self.counts, self.missing = counts, dict(wanted)
         self.val: set[str] = set()
-        self.order = sorted(counts, key=lambda group: hashlib.sha256(os.fsencode(group)).digest())
+        self.order = sorted(counts, key=lambda group: hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest())
         self.groups_of: dict[str, list[str]] = {name: [] for name in wanted}
         for group in self.order:
             for name in counts[group]:

@@ -36,18 +36,25 @@ def split(
     photos: str, data: str, val_fraction: float, links: bool = False, extensions: Sequence[str] | None = None
 ) -> dict[str, tuple[int, int]]:
     """Write `data`, and return {class: (images of train/, images of val/)}; UserError where that is impossible."""
-    found, _ = _find(photos, extensions, None)
+    found, _ = _find(photos, extensions, None, as_copies=True)
     parts_of = split_photos(found, val_fraction)
-    _copy(found, photos, data, parts_of, links)
+    _copy(photos, data, parts_of, links)
     return _counts(parts_of)
 
 
-def _find(source: str, extensions: Sequence[str] | None, column: str | None) -> tuple[Photos, list[str]]:
+def _find(
+    source: str, extensions: Sequence[str] | None, column: str | None, as_copies: bool
+) -> tuple[Photos, list[str]]:
     """Return (the images of the folder or list `source`, lines to print on them)."""
     if is_list(source) and not os.path.isdir(source):
         if extensions:
             raise UserError("--extensions: %s names each image, whatever its extension: leave it out" % shown(source))
-        return listed_photos(source, column), []
+        photos = listed_photos(source, column)
+        if as_copies:
+            with slow_imports():
+                from pipeline.decoding import AS_PUBLISHED
+            check_copies(photos, AS_PUBLISHED.endings)
+        return photos, []
     if column is not None:
         raise UserError("--group-column %s: %s is no list, which has columns" % (shown(column), shown(source)))
     images = list_photos(source, extensions)
@@ -61,13 +68,9 @@ def _counts(parts_of: Parts) -> dict[str, tuple[int, int]]:
     return {name: (len(train), len(val)) for name, (train, val) in parts_of.items()}
 
 
-def _copy(photos: Photos, source: str, data: str, parts_of: Parts, links: bool) -> None:
+def _copy(source: str, data: str, parts_of: Parts, links: bool) -> None:
     """Write copies of, or links to, the images into folders of their classes."""
     is_folder = os.path.isdir(source)
-    if not is_folder:
-        with slow_imports():
-            from pipeline.decoding import AS_PUBLISHED
-        check_copies(photos, AS_PUBLISHED.endings)
     with _new_folder(source, data) as unfinished:
         for name, parts in parts_of.items():
             for part, paths in zip(("train", "val"), parts):
@@ -157,12 +160,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(words)
         if options.list and options.link:
             raise UserError("--link: --list copies no images, of which links could be made instead: leave out one")
-        photos, notes = _find(options.photos, options.extensions, options.group_column)
+        photos, notes = _find(options.photos, options.extensions, options.group_column, not options.list)
         parts_of = split_photos(photos, options.val_share)
         if options.list:
             _list(photos, options.photos, options.data, parts_of)
         else:
-            _copy(photos, options.photos, options.data, parts_of, options.link)
+            _copy(options.photos, options.data, parts_of, options.link)
         for name, (train, val) in sorted(_counts(parts_of).items()):
             print("%s: %d train, %d val" % (shown(name), train, val))
         for line in notes:
