@@ -157,17 +157,18 @@ def build_loaders(
     images["val"] = find(found["val"], classes)
     for part in parts[::-1]:
         _check_no_class_is_empty(images[part], decoding)
-    val = image_folder(images["val"], options, False, decoding=decoding)
-    train = None
-    if options.trains:
-        train = _train_batches(options, ranks, image_folder(images["train"], options, True, decoding=decoding))
-    return Loaders(train, _val_batches(options, ranks, val), images["val"].classes, decoding)
+    folders = {
+        part: image_folder(images[part], options, part == "train", images[part].reader(), decoding) for part in parts
+    }
+    train = _train_batches(options, ranks, folders["train"]) if options.trains else None
+    return Loaders(train, _val_batches(options, ranks, folders["val"]), images["val"].classes, decoding)
 
 
 def image_folder(
-    images: ImageIndex,
+    images: Sequence[tuple[Any, int]],
     options: Options,
     is_train: bool,
+    reader: Reader = FILES,
     decoding: Decoding = AS_PUBLISHED,
 ) -> ImageFolder:
     """Return the ImageFolder of `images`, decoded as `--loader` asks and transformed as the other options ask."""
@@ -177,7 +178,7 @@ def image_folder(
         transform, read = fast_reading.accelerate(transform), fast_reading.decode_pixels
     if decoding.exif_transpose:
         read = functools.partial(read, exif_transpose=True)
-    return ImageFolder(images, ToBytes(transform), is_train and options.skip_bad_images, read, images.reader())
+    return ImageFolder(images, ToBytes(transform), is_train and options.skip_bad_images, read, reader)
 
 
 def build_transform(options: Options, is_train: bool) -> Compose:

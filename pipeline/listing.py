@@ -18,6 +18,8 @@ from pipeline.passed_over import PassedOver
 from pipeline.reading import stamp_of, walk
 from pipeline.sources import Source, folder_source
 
+_TICK = 10**5  # rows
+
 
 def list_source(
     source: Source,
@@ -98,13 +100,19 @@ def list_rows(
     path = os.path.abspath(source.paths[0])
     read = [path, *filter(os.path.exists, [os.path.join(os.path.dirname(path), lists.CLASS_NAMES)])]
     stamps = [(one, stamp_of(one)) for one in read]
-    rows = list(lists.read_rows(path))
-    tick()
-    labels, lines = [row.label for row in rows], [row.line for row in rows]
+    images: list[str] = []
+    labels: list[str] = []
+    lines: list[int] = []
+    for row in lists.read_rows(path):
+        images.append(row.path)
+        labels.append(row.label)
+        lines.append(row.line)
+        if len(images) % _TICK == 0:
+            tick()
     names, targets = numbers_of(labels, lines, path, lists.read_class_names(path), classes)
-    keys = [(target, *os.path.split(row.path)) for row, target in zip(rows, targets.tolist())]
-    order = sorted(range(len(rows)), key=keys.__getitem__)
+    keys = [(target, *os.path.split(image)) for image, target in zip(images, targets.tolist())]
+    order = sorted(range(len(images)), key=keys.__getitem__)
     header = header_of(source, names, classes, decoding, PassedOver())
     header["stamps"] = None if is_racy(stamps, began) else stamps
-    joined = os.fsencode("".join([rows[number].path + "\0" for number in order]))
+    joined = os.fsencode("".join([images[number] + "\0" for number in order]))
     return ListIndex(pack_names(header, targets[order], joined), source)

@@ -1,4 +1,4 @@
-"""Lists of images with their labels (CSV, TSV, JSONL, text); importing this module imports neither torch nor Pillow."""
+"""Lists of images with their labels (CSV, TSV, JSONL, text); importing this module imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import functools
 import io
 import os
 import re
-from typing import Any, BinaryIO, Iterable, Iterator, NamedTuple, Sequence
-
-import numpy
+from typing import TYPE_CHECKING, Any, BinaryIO, Iterable, Iterator, NamedTuple, Sequence
 
 from pipeline.layout import names_text
 from runtime.errors import UserError, did_you_mean, reason, shown
 from utils import open_regular, parse_json, to_json
+
+if TYPE_CHECKING:
+    import numpy
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".txt")
 CLASS_NAMES = "classes.txt"
@@ -132,12 +133,12 @@ def _places(fields: Sequence[str], path: str, line: int, delimiter: str, column:
 
 
 def _row(path: str, line: int, image: str, label: str, column: str | None, group: str) -> ListRow:
-    label = label.strip(BLANKS)
+    label, group = label.strip(BLANKS), group.strip(BLANKS)
     if not image or image.isspace():
         raise _bad(path, line, "the path is empty: write that of an image")
     if not label:
         raise _bad(path, line, "the label is empty: write the name or the number of a class")
-    if column is not None and not group.strip():
+    if column is not None and not group:
         raise _bad(path, line, "the column %s is empty: give each image its group" % _brief(column))
     return ListRow(image, label, line, group)
 
@@ -228,6 +229,8 @@ def number_labels(
     Each label is one of `names`, or a number from 0. Without `names`, labels that are all numbers are those of the
     classes; otherwise the sorted labels are the names. UserError with the line of a label that is neither.
     """
+    import numpy  # not before: a --help does not wait for it
+
     distinct = set(labels)
     by_number = names is None and all(_INTEGER.fullmatch(label) for label in distinct)
     most = min(_MOST_CLASSES, 100 * len(labels) + 1000) - 1

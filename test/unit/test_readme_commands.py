@@ -84,6 +84,10 @@ TABLE = {
     "pip install -r requirements.txt": left_out("needs a network; run_tests.sh does it where a package is missing"),
     "pip install -r requirements.txt matplotlib onnx onnxruntime onnxscript": left_out("needs a network"),
     "python tools/split_data.py photos FILE": executed(),
+    "python tools/split_data.py photos FILE --list": executed(),
+    "python tools/split_data.py FILE FILE --list --group-column": covered(
+        "test/unit/tools/test_split_lists.py::test_a_group_is_in_one_part"
+    ),
     "python tools/check_data.py FILE --input-size": executed(),
     "python tools/check_data.py FILE --json": executed(),
     "python main.py --config --data-path --output-dir --per-class": executed(*SMALL),

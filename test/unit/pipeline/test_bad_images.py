@@ -197,13 +197,12 @@ def test_too_many_open_files_are_no_fault_of_an_image(tmp_path, monkeypatch):
     """Which is neither skipped nor reported as broken."""
     root = make_data(tmp_path, plain(4), plain(2))
     skipping = load(root, "--skip-bad-images")
-    files = ImageFiles([(os.path.join(root, "val", "a", "z00.png"), 0)], 32, False)
+    files = ImageFiles(skipping.val.dataset.images, 32, False)
 
     def fail(*_):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(datasets.FILES, "open", fail)
-    monkeypatch.setattr(inspection, "open_regular", fail)
+    monkeypatch.setattr(FileReader, "open", fail)
     for read in (lambda: list(skipping.val), lambda: list(skipping.train.epoch(0)), lambda: files[0]):
         with pytest.raises(OSError, match="Too many open files"):
             read()

@@ -26,7 +26,7 @@ class MemoryReader(Reader):
             raise OSError("not in memory")
         return io.BytesIO(self.images[key])
 
-    def describe(self, key):
+    def name(self, key):
         return "image <%s>" % key
 
 
