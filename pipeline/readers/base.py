@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 class Reader:
-    """Opens the images of a data set by their keys, which are strings; loader processes inherit or unpickle it."""
+    """Opens the images of a data set by their keys; loader processes inherit or unpickle it."""
 
-    def open(self, key: str) -> BinaryIO:
+    def open(self, key: Any) -> BinaryIO:
         """Return the encoded image as a binary file that can seek; OSError where it cannot be opened."""
         raise NotImplementedError
 
-    def describe(self, key: str) -> str:
+    def describe(self, key: Any) -> str:
         """Return the name of the image for a message, printable on one line."""
         raise NotImplementedError
