@@ -6,6 +6,7 @@ from pipeline.archives.base import ArchiveError, brief
 
 LONGEST = 2**20  # bytes of the records before a member
 LONG_NAME, PATH, SIZE, SPARSE, SPARSE_NAME = "L", "path", "size", "GNU.sparse", "GNU.sparse.name"
+_KEYS = (b"path=", b"size=", b"GNU.sparse.")
 _MOST_DIGITS = 20
 
 
@@ -16,7 +17,10 @@ def long_name(data: bytes) -> dict[str, str]:
 
 def pax_records(data: bytes, position: int) -> dict[str, str]:
     """Return those pax records in `data`, at `position` of the archive, on which depends what a member is."""
-    found, start = {}, 0
+    found: dict[str, str] = {}
+    if not any(key in data for key in _KEYS):  # but times and owners, say
+        return found
+    start = 0
     while start < len(data) and data[start]:
         space = data.find(b" ", start, start + _MOST_DIGITS)
         digits = data[start:space] if space > 0 else b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from typing import Iterator
 
 from pipeline.archives.base import ArchiveError, Member, Odd, brief, checked_name, read_exactly
@@ -83,13 +84,14 @@ def _entries(handle: int, position: int, end: int) -> Iterator[tuple[bytes, str,
         header = _read_header(handle, position, end)
         if not header:
             break
-        kind, name, size, is_sparse = header[156:157], _name(header), _number(header[124:136]), False
+        kind, size = header[156:157], _number(header[124:136])
         position += BLOCK
         if kind in _RECORDS:
             _check_contents(position, size, end, "a long name")
             records = _read_records(handle, kind, position, size)
             (shared if kind == _SHARED else own).update(records)
         else:
+            name, is_sparse = _name(header), False
             if own or shared:
                 name, size, is_sparse = override(dict(shared, **own), name, size)
                 own = {}
@@ -112,7 +114,9 @@ def _read_header(handle: int, position: int, end: int) -> bytes:
             if not _has_right_checksum(header):
                 raise ArchiveError("it is damaged: the header at byte %d has a wrong checksum" % position)
             return header
-    rest = read_exactly(handle, max(0, min(end - position, _MOST_PADDING)), position)
+    if position > end:
+        raise _cut_off(end, "a member should continue until byte %d" % position)
+    rest = read_exactly(handle, min(end - position, _MOST_PADDING), position)
     more = rest.lstrip(b"\0")
     if more and len(rest) < BLOCK:
         raise _cut_off(end, "a header begins at byte %d" % position)
@@ -160,10 +164,11 @@ def _has_right_checksum(header: bytes) -> bool:
     """Return whether the sum of the bytes is what a header says; some programs take them as signed."""
     field = header[148:156]
     stored = _number(field)
-    total = (
-        sum(header.translate(None, b"\0")) - sum(field) + 256
-    )  # zeros left out, which is quicker; spaces in the field
-    return total == stored or total - 256 * sum(byte > 127 for byte in header) == stored
+    others = stored - 8 * ord(" ")  # for the sum, the field itself is full of spaces
+    # The lower half of Adler-32 is 1 and the sum of all bytes, modulo 65521: by far the quickest way to it.
+    if zlib.adler32(header) & 0xFFFF == (1 + others + sum(field)) % 65521:
+        return stored >= 0
+    return sum(header) - 256 * sum(byte > 127 for byte in header) == others + sum(field)
 
 
 def _number(field: bytes) -> int:
