@@ -41,10 +41,12 @@ def check_quickly(options: parsing.Options) -> None:
     if options.model not in names:
         near = did_you_mean(options.model, names)
         raise UserError("--model %s is unknown; --list-models prints them all%s" % (options.model, near))
-    found = sources.find_for(options)
+    found = list(sources.find_for(options).values())
+    train = sources.find_train(options.data_path, options.train_data, options.image_root)  # also for an evaluation
+    folders = [source.place for source in filter(None, [*found, train]) if source.form == "folder"]
     for option, path in (("--output-dir", options.output_dir), ("--index-cache", options.index_cache)):
         if path:
-            check_outside([source.place for source in found.values() if source.form == "folder"], option, path)
+            check_outside(folders, option, path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -92,10 +92,13 @@ def find_for(options: Any) -> dict[str, Source]:
 
 
 def find_train(root: str, given: str, image_root: str) -> Source | None:
-    """Return the Source of the training part, for its classes alone; None where there is none."""
+    """Return the Source of train for an evaluation, which may do without; None where there is no single one."""
     if given:
         return read_source("train", given, image_root)
-    candidates = _candidates(root, "train", image_root) if root and os.path.isdir(root) else []
+    try:
+        candidates = _candidates(root, "train", image_root)
+    except UserError:
+        return None
     return candidates[0] if len(candidates) == 1 else None
 
 

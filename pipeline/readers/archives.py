@@ -8,10 +8,9 @@ import os
 import zlib
 from typing import Any, BinaryIO, Sequence, Tuple
 
-from pipeline.archives.base import ArchiveError, brief
+from pipeline.archives.base import ArchiveError
 from pipeline.archives.members import list_members
 from pipeline.readers.base import Reader
-from runtime.errors import shown
 from utils import open_regular
 
 Key = Tuple[int, int, int]
@@ -35,16 +34,16 @@ class ArchiveReader(Reader):
         data = self._read(shard, ~offset if is_deflated else offset, size)
         return io.BytesIO(_inflate(data) if is_deflated else data)
 
-    def describe(self, key: Key) -> str:
+    def name(self, key: Key) -> str:
         shard, offset, size = key
         path, start = self.paths[shard], ~offset if offset < 0 else offset
         try:
             for member in list_members(path):
                 if member.offset == start:
-                    return "%s:%s" % (shown(path), brief(member.name))
+                    return "%s:%s" % (path, member.name)
         except (ArchiveError, OSError):  # it was listed once, so that it has changed since
             pass
-        return "%s: bytes %d to %d" % (shown(path), start, start + size)
+        return "%s: bytes %d to %d" % (path, start, start + size)
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""

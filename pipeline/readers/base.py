@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, BinaryIO
 
+from runtime.errors import shown
+
 
 class Reader:
     """Opens the images of a data set by their keys; loader processes inherit or unpickle it."""
@@ -12,8 +14,8 @@ class Reader:
         """Return the encoded image as a binary file that can seek; OSError where it cannot be opened."""
         raise NotImplementedError
 
-    def describe(self, key: Any) -> str:
-        """Return the name of the image for a message, printable on one line."""
+    def name(self, key: Any) -> str:
+        """Return the name of the image: a path, or ARCHIVE:MEMBER."""
         raise NotImplementedError
 
     def describe(self, key: Any) -> str:

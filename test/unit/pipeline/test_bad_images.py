@@ -18,9 +18,10 @@ from torchvision import transforms
 
 import datasets
 import engine
-from pipeline import batches, inspection, reading
+from pipeline import batches, reading
 from pipeline.batch_bytes import normalize, stack
 from pipeline.inspection import ImageFiles
+from pipeline.readers.files import FileReader
 from pipeline.samplers import Position
 from runtime.device import Device
 from runtime.errors import RunError, UserError
