@@ -75,6 +75,7 @@ def list_archives(
     header = header_of(source, names, classes, decoding, passed_over, nested)
     header["stamps"] = None if is_racy([*stamps, *(("", shard[1:]) for shard in shards)], began) else stamps
     joined = "".join([folders[at] + "\0" for at in order])
+    header["has_labels"] = bool(source.labels) or rows.labels is not None
     header.update(images=len(order), names=zlib.crc32(os.fsencode(joined)), shards=shards)
     arrays = [rows.offsets, targets.astype(numpy.int32), rows.shards, rows.sizes]
     return ArchiveIndex(pack(header, [array[order] for array in arrays]), source)

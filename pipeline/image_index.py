@@ -93,8 +93,12 @@ class ImageIndex(collections.abc.Sequence):
 
     @property
     def fingerprint(self) -> list[Any]:
-        """The number of images, a checksum of their classes, the form, and a checksum of their names."""
-        return [len(self), zlib.crc32(self.targets), self.form, self._checksum_of_names()]
+        """The number of images, a checksum of their classes, how they are named, and a checksum of their names."""
+        return [len(self), zlib.crc32(self.targets), self._naming(), self._checksum_of_names()]
+
+    def _naming(self) -> str:
+        """Return a word for the way in which images are named: only names of one way can be compared."""
+        return self.form
 
     def _checksum_of_names(self) -> int:
         return zlib.crc32(self._arrays["names"])
@@ -200,6 +204,9 @@ class ArchiveIndex(ImageIndex):
     def name_of(self, number: int) -> str:
         return self.reader().name(self[number][0])
 
+    def _naming(self) -> str:
+        return "labelled archive" if self.header["has_labels"] else self.form
+
     def _checksum_of_names(self) -> int:
         return self.header["names"]
 
@@ -231,7 +238,7 @@ def size_and_time(path: str) -> tuple[int, int]:
 
 
 def same_images(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Return whether two fingerprints may be of the same images; only those of one form have comparable names."""
+    """Return whether two fingerprints may be of the same images; names are compared where they are of one way."""
     if list(first[:2]) != list(second[:2]):
         return False
     return first[2] != second[2] or first[3] == second[3]
