@@ -69,12 +69,13 @@ def list_archives(
             "%s: its %d images lie neither in class folders, nor have they labels (KEY.cls or KEY.json beside KEY.jpg)"
         )
         raise UserError(text % (source.name, passed_over.loose))
-    places = [os.path.split(name) for name in folders]
-    order = numpy.array(sorted(keep.tolist(), key=lambda at: (targets[at], *places[at])), dtype=numpy.int64)
-    nested = sum(1 for at in keep if places[at][0]) if rows.labels is None else 0
+    numbers = targets.tolist()
+    heads = [name.rpartition("/")[::2] for name in folders]
+    order = numpy.array(sorted(keep.tolist(), key=lambda at: (numbers[at], *heads[at])), dtype=numpy.int64)
+    nested = sum(1 for at in keep.tolist() if heads[at][0]) if rows.labels is None else 0
     header = header_of(source, names, classes, decoding, passed_over, nested)
     header["stamps"] = None if is_racy([*stamps, *(("", shard[1:]) for shard in shards)], began) else stamps
-    joined = "".join([folders[at] + "\0" for at in order])
+    joined = "".join([folders[at] + "\0" for at in order.tolist()])
     header["has_labels"] = bool(source.labels) or rows.labels is not None
     header.update(images=len(order), names=zlib.crc32(os.fsencode(joined)), shards=shards)
     arrays = [rows.offsets, targets.astype(numpy.int32), rows.shards, rows.sizes]
@@ -136,19 +137,26 @@ def _labels_from_file(source: Source, names: Sequence[str]) -> list[str | None]:
 def _classes_by_folder(
     source: Source, names: Sequence[str], classes: Sequence[str] | None, passed_over: PassedOver
 ) -> tuple[list[str], numpy.ndarray, list[str]]:
-    parts = [name.split("/") for name in names]
-    if parts and all(len(part) > 2 and part[0] == parts[0][0] for part in parts):  # a folder around the class folders
-        parts = [part[1:] for part in parts]
-    found = sorted({part[0] for part in parts if len(part) > 1})
+    names = _without_folder_around(names)
+    parts = [name.partition("/") for name in names]
+    found = sorted({folder for folder, slash, _ in parts if slash})
     known = list(classes) if classes is not None else found
     strangers = sorted(set(found) - set(known))
     if strangers:
         text = "%s: the class %s is not among the training classes%s"
         raise UserError(text % (source.name, shown(strangers[0]), did_you_mean(strangers[0], known)))
     numbers = {name: number for number, name in enumerate(known)}
-    targets = numpy.array([numbers[part[0]] if len(part) > 1 else -1 for part in parts], dtype=numpy.int64)
+    targets = numpy.array([numbers[folder] if slash else -1 for folder, slash, _ in parts], dtype=numpy.int64)
     passed_over.loose += int((targets < 0).sum())
-    return known, targets, ["/".join(part[1:]) for part in parts]
+    return known, targets, [inner for _, _, inner in parts]
+
+
+def _without_folder_around(names: Sequence[str]) -> Sequence[str]:
+    """Return the names without a folder that lies around the class folders of all images."""
+    around = names[0].partition("/")[0] + "/" if names else ""
+    if around and all(name.startswith(around) and "/" in name[len(around) :] for name in names):
+        return [name[len(around) :] for name in names]
+    return names
 
 
 def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], object]) -> Iterator[Contents]:

@@ -117,7 +117,7 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         raise UserError("%s: no such file or folder, nor a pattern of some; it takes %s" % (name, _FORMS))
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
-        raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_others(len(missing) - 1)))
+        raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_more(len(missing) - 1)))
     if len(paths) == 1:
         return _file_source(part, name, paths[0], image_root)
     others = [path for path in paths if not path.lower().endswith(ARCHIVES)]
@@ -128,8 +128,8 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
     return Source("archive", part, name, tuple(paths))
 
 
-def _and_others(count: int) -> str:
-    return ", nor do %d others" % count if count else ""
+def _and_more(count: int) -> str:
+    return " (like %d more)" % count if count else ""
 
 
 def expand(pattern: str) -> list[str]:
@@ -264,4 +264,4 @@ def _check_none_is_missing(names: Sequence[str]) -> None:
         text = (
             "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
         )
-        raise UserError(text % (shown(name), _and_others(len(missing) - 1).replace("nor do", "and so are")))
+        raise UserError(text % (shown(name), _and_more(len(missing) - 1)))
