@@ -83,17 +83,17 @@ def test_an_archive_cut_off_anywhere_has_fewer_members_or_an_error(tmp_path):
 def test_bytes_that_have_changed_end_in_a_listing_or_an_error(tmp_path):
     whole, chance = hostile_mixture(), random.Random(0)
     errors = 0
-    for _ in range(1000):
+    for _ in range(500):
         content = bytearray(whole)
         for _ in range(chance.choice([1, 1, 1, 5, 50])):
             content[chance.randrange(len(content))] = chance.randrange(256)
         errors += attempt(write(tmp_path, bytes(content)), len(content)) is None
-    assert errors > 200
+    assert errors > 100
 
 
 def test_headers_with_a_right_checksum_and_any_other_bytes(tmp_path):
     chance, errors = random.Random(1), 0
-    for _ in range(1000):
+    for _ in range(500):
         block = bytearray(header(b"n1/a.jpg", field(100, 12), chance.choice([b"0", b"x", b"L", b"S", b"g", b"1"])))
         for _ in range(chance.randrange(8)):
             block[chance.choice([0, 3, 124, 125, 135, 156, 257, 345, 386, 482, chance.randrange(512)])] = (
@@ -102,7 +102,7 @@ def test_headers_with_a_right_checksum_and_any_other_bytes(tmp_path):
         block[148:156] = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 256)
         content = bytes(block) + b"12 path=a/b\n12 size=512\n".ljust(512, b"\0") + tar_bytes(PLAIN)
         errors += attempt(write(tmp_path, content), len(content)) is None
-    assert 0 < errors < 1000
+    assert 0 < errors < 500
 
 
 def test_a_file_that_becomes_shorter_while_it_is_listed(tmp_path):

@@ -136,6 +136,10 @@ def test_a_tar_in_a_tar_in_a_tar_is_a_file(tmp_path):
     assert [member.name for member in listed(write(tmp_path, tar_bytes([("a.tar", inner)])))[0]] == ["a/n01.tar"]
 
 
+def test_an_inner_tar_of_no_bytes_is_named(tmp_path):
+    assert listed(write(tmp_path, tar_bytes([("n01.tar", b"")]))) == ([], [("n01.tar", "an empty archive")])
+
+
 def test_what_is_odd_in_an_inner_tar_has_its_name(tmp_path):
     inner = tar_bytes([special("l", tarfile.SYMTYPE, linkname="/etc"), ("../e", b"1"), ("d", b""), ("d", b"2")])
     _, odd = listed(write(tmp_path, tar_bytes([("n01.TAR", inner)])))

@@ -223,9 +223,9 @@ def test_an_archive_cut_off_anywhere_is_an_error(tmp_path, monkeypatch):
 def test_bytes_that_have_changed_end_in_a_listing_or_an_error(tmp_path, monkeypatch):
     whole, chance, errors = mixture(monkeypatch), random.Random(0), 0
     directory = whole.index(b"PK\1\2")
-    for _ in range(1500):
+    for _ in range(500):
         content = bytearray(whole)
         for _ in range(chance.choice([1, 1, 2, 20])):
             content[chance.randrange(chance.choice([0, directory]), len(content))] = chance.choice([0, 255, 7, 130])
         errors += attempt(write(tmp_path, bytes(content)), len(content)) is None
-    assert 300 < errors < 1500
+    assert 100 < errors < 500
