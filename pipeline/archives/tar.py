@@ -53,6 +53,8 @@ def list_tar(handle: int, size: int, odd: Odd) -> Iterator[Member]:
 
 def _list_inner(handle: int, outer: Member, odd: Odd) -> Iterator[Member]:
     folder = outer.name[: -len(_ENDING)] + "/"
+    if not outer.size:
+        odd(outer.name, "an empty archive")
     try:
         check_not_compressed(os.pread(handle, min(BLOCK, outer.size), outer.offset))
         inner = _files(handle, outer.offset, outer.offset + outer.size, lambda name, what: odd(folder + name, what))

@@ -25,8 +25,8 @@ class ArchiveReader(Reader):
     """
 
     def __init__(self, paths: Sequence[str], stamps: Sequence[tuple[int, int]]) -> None:
-        self.paths, self.stamps = list(paths), [tuple(stamp) for stamp in stamps]
         self._files: collections.OrderedDict[int, BinaryIO] = collections.OrderedDict()  # the last used at the end
+        self.paths, self.stamps = list(paths), [tuple(stamp) for stamp in stamps]
 
     def open(self, key: Key) -> io.BytesIO:
         shard, offset, size = key
