@@ -57,7 +57,7 @@ def list_archives(
     beside = os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES)
     stamps = [(os.path.abspath(path), stamp_of(path)) for path in (source.labels, beside) if os.path.exists(path)]
     shards = [size_and_time(path) for path in source.paths]
-    found = list(_read_all(source.paths, decoding, tick))
+    found = list(read_all(source.paths, decoding, tick))
     passed_over = PassedOver()
     for contents in found:
         passed_over.add(contents.passed_over)
@@ -150,10 +150,15 @@ def _classes_by_folder(
     return known, targets, ["/".join(part[1:]) for part in parts]
 
 
-def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], object]) -> Iterator[Contents]:
-    """Yield the Contents of each archive, read by as many processes as help."""
+def read_all(
+    paths: Sequence[str],
+    decoding: Decoding,
+    tick: Callable[[], object] = lambda: None,
+    with_labels: bool = True,
+) -> Iterator[Contents]:
+    """Yield the Contents of each archive, read by as many processes as help; UserError for one that is damaged."""
     workers = min(usable_cores(), len(paths)) if len(paths) > 1 else 0
-    shards = _Shards(paths, decoding, tick if not workers else None)
+    shards = _Shards(paths, decoding, tick if not workers else None, with_labels)
     loader = Loader(shards, ShardBatches(EvalShard(len(paths)), 1), list, workers, hands_over=False)
     try:
         for path, (contents,) in zip(paths, loader.items()):
@@ -170,21 +175,28 @@ def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], objec
 class _Shards(Dataset):
     """The Contents of each archive, or the reason why it cannot be listed."""
 
-    def __init__(self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None) -> None:
-        self.paths, self.decoding, self.tick = paths, decoding, tick
+    def __init__(
+        self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None, with_labels: bool
+    ) -> None:
+        self.paths, self.decoding, self.tick, self.with_labels = paths, decoding, tick, with_labels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Contents | str:
         try:
-            return read_contents(self.paths[number], self.decoding, self.tick)
+            return read_contents(self.paths[number], self.decoding, self.tick, self.with_labels)
         except (ArchiveError, OSError) as error:
             return reason(error)
 
 
-def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | None = None) -> Contents:
-    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed."""
+def read_contents(
+    path: str, decoding: Decoding, tick: Callable[[], object] | None = None, with_labels: bool = True
+) -> Contents:
+    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed.
+
+    Without `with_labels` the files of labels are not read: they are passed over where they lie beside no image.
+    """
     passed_over, endings = PassedOver(), decoding.endings
     images: list[Member] = []
     label_files: dict[str, Member] = {}
@@ -213,9 +225,9 @@ def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | No
     for folder in sorted(hidden):
         passed_over.add_folder(folder)
     labels: list[str | None] = [None] * len(images)
-    if label_files:
+    if label_files and with_labels:
         labels = _labels_in(path, images, label_files)
-    used = set() if all(label is None for label in labels) else _label_names(images)
+    used = set() if with_labels and all(label is None for label in labels) else _label_names(images)
     passed_over.add_files(name for name in label_files if name not in used)
     offsets = [~member.offset if member.is_deflated else member.offset for member in images]
     sizes = [member.size for member in images]
