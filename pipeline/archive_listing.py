@@ -57,7 +57,7 @@ def list_archives(
     beside = os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES)
     stamps = [(os.path.abspath(path), stamp_of(path)) for path in (source.labels, beside) if os.path.exists(path)]
     shards = [size_and_time(path) for path in source.paths]
-    found = list(_read_all(source.paths, decoding, tick))
+    found = list(read_all(source.paths, decoding, tick))
     passed_over = PassedOver()
     for contents in found:
         passed_over.add(contents.passed_over)
@@ -156,10 +156,15 @@ def _without_folder_around(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], object]) -> Iterator[Contents]:
-    """Yield the Contents of each archive, read by as many processes as help."""
+def read_all(
+    paths: Sequence[str],
+    decoding: Decoding,
+    tick: Callable[[], object] = lambda: None,
+    with_labels: bool = True,
+) -> Iterator[Contents]:
+    """Yield the Contents of each archive, read by as many processes as help; UserError for one that is damaged."""
     workers = min(usable_cores(), len(paths)) if len(paths) > 1 else 0
-    shards = _Shards(paths, decoding, tick if not workers else None)
+    shards = _Shards(paths, decoding, tick if not workers else None, with_labels)
     loader = Loader(shards, ShardBatches(EvalShard(len(paths)), 1), list, workers, hands_over=False)
     try:
         for path, (contents,) in zip(paths, loader.items()):
@@ -176,21 +181,28 @@ def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], objec
 class _Shards(Dataset):
     """The Contents of each archive, or the reason why it cannot be listed."""
 
-    def __init__(self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None) -> None:
-        self.paths, self.decoding, self.tick = paths, decoding, tick
+    def __init__(
+        self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None, with_labels: bool
+    ) -> None:
+        self.paths, self.decoding, self.tick, self.with_labels = paths, decoding, tick, with_labels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Contents | str:
         try:
-            return read_contents(self.paths[number], self.decoding, self.tick)
+            return read_contents(self.paths[number], self.decoding, self.tick, self.with_labels)
         except (ArchiveError, OSError) as error:
             return reason(error)
 
 
-def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | None = None) -> Contents:
-    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed."""
+def read_contents(
+    path: str, decoding: Decoding, tick: Callable[[], object] | None = None, with_labels: bool = True
+) -> Contents:
+    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed.
+
+    Without `with_labels` the files of labels are not read: they are passed over where they lie beside no image.
+    """
     passed_over, endings = PassedOver(), decoding.endings
     names: list[str] = []
     offsets: list[int] = []
@@ -224,9 +236,9 @@ def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | No
     for folder in sorted(hidden):
         passed_over.add_folder(folder)
     labels: list[str | None] = [None] * len(names)
-    if label_files:
+    if label_files and with_labels:
         labels = _labels_in(path, names, label_files)
-    used = set() if all(label is None for label in labels) else _label_names(names)
+    used = set() if with_labels and all(label is None for label in labels) else _label_names(names)
     passed_over.add_files(name for name in label_files if name not in used)
     return Contents(names, numpy.array(offsets, numpy.int64), numpy.array(sizes, numpy.uint32), labels, passed_over)
 
