@@ -30,20 +30,33 @@ class ArchiveReader(Reader):
 
     def open(self, key: Key) -> io.BytesIO:
         shard, offset, size = key
-        is_deflated = offset < 0
-        data = self._read(shard, ~offset if is_deflated else offset, size)
-        return io.BytesIO(_inflate(data) if is_deflated else data)
+        data = self._read(shard, _start(key), size)
+        return io.BytesIO(_inflate(data) if offset < 0 else data)
 
     def name(self, key: Key) -> str:
-        shard, offset, size = key
-        path, start = self.paths[shard], ~offset if offset < 0 else offset
+        return self.names([key])[0]
+
+    def names(self, keys: Sequence[Key]) -> list[str]:
+        found: dict[tuple[int, int], str] = {}
+        for shard in sorted({key[0] for key in keys}):  # which is listed once for all of its images
+            found.update(self._names_in(shard, {_start(key) for key in keys if key[0] == shard}))
+        return [found.get((key[0], _start(key))) or self._place(key) for key in keys]
+
+    def _names_in(self, shard: int, starts: set[int]) -> dict[tuple[int, int], str]:
+        """Return {(shard, start): name} of the members of a shard that begin at one of `starts`."""
+        path, found = self.paths[shard], {}
         try:
             for member in list_members(path):
-                if member.offset == start:
-                    return "%s:%s" % (path, member.name)
+                if member.offset in starts:
+                    found[shard, member.offset] = "%s:%s" % (path, member.name)
+                    if len(found) == len(starts):
+                        break
         except (ArchiveError, OSError):  # it was listed once, so that it has changed since
             pass
-        return "%s: bytes %d to %d" % (path, start, start + size)
+        return found
+
+    def _place(self, key: Key) -> str:
+        return "%s: bytes %d to %d" % (self.paths[key[0]], _start(key), _start(key) + key[2])
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
@@ -83,6 +96,11 @@ class ArchiveReader(Reader):
             raise OSError("the archive has changed since it was listed")
         self._files[shard] = file
         return file
+
+
+def _start(key: Key) -> int:
+    """Return where the contents of a member begin."""
+    return ~key[1] if key[1] < 0 else key[1]
 
 
 def _inflate(data: bytes) -> bytes:
