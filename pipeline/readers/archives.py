@@ -31,17 +31,20 @@ class ArchiveReader(Reader):
 
     def open(self, key: Key) -> io.BytesIO:
         shard, offset, size = key
-        is_deflated = offset < 0
-        data = self._read(shard, ~offset if is_deflated else offset, size)
-        return io.BytesIO(_inflate(data) if is_deflated else data)
+        data = self._read(shard, _start(key), size)
+        return io.BytesIO(_inflate(data) if offset < 0 else data)
 
     def name(self, key: Key) -> str:
-        shard, offset, size = key
-        path, start = self.paths[shard], ~offset if offset < 0 else offset
+        shard, start = key[0], _start(key)
+        path = self.paths[shard]
         if self._names[0] != shard:
             self._names = shard, _names_in(path)
         name = self._names[1].get(start)
-        return "%s:%s" % (path, name) if name else "%s: bytes %d to %d" % (path, start, start + size)
+        return "%s:%s" % (path, name) if name else "%s: bytes %d to %d" % (path, start, start + key[2])
+
+    def names(self, keys: Sequence[Key]) -> list[str]:
+        found = {key: self.name(key) for key in sorted(keys)}  # each shard is listed once for all of its images
+        return [found[key] for key in keys]
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
@@ -89,6 +92,11 @@ def _names_in(path: str) -> dict[int, str]:
         return {member.offset: member.name for member in list_members(path)}
     except (ArchiveError, OSError):  # it was listed once, so that it has changed since
         return {}
+
+
+def _start(key: Key) -> int:
+    """Return where the contents of a member begin."""
+    return ~key[1] if key[1] < 0 else key[1]
 
 
 def _inflate(data: bytes) -> bytes:
