@@ -189,6 +189,7 @@ class ArchiveIndex(ImageIndex):
     """
 
     form = "archive"
+    _namer: ArchiveReader | None = None  # which keeps the names of an archive
 
     def _layout(self) -> list[tuple[str, Any, int]]:
         count, types = self.header["images"], (numpy.int64, numpy.int32, numpy.int32, numpy.uint32)
@@ -202,7 +203,9 @@ class ArchiveIndex(ImageIndex):
         return ArchiveReader(self.source.paths, [tuple(stamp) for stamp in self.header["shards"]])
 
     def name_of(self, number: int) -> str:
-        return self.reader().name(self[number][0])
+        if self._namer is None:
+            self._namer = self.reader()
+        return self._namer.name(self[number][0])
 
     def _naming(self) -> str:
         return "labelled archive" if self.header["has_labels"] else self.form
@@ -229,6 +232,19 @@ _FORMS = {form.form: form for form in (FolderIndex, ListIndex, ArchiveIndex)}
 def open_index(block: numpy.ndarray, source: Source) -> ImageIndex:
     """Return the index in `block` of the form that `source` has."""
     return _FORMS[source.form](block, source)
+
+
+def row_order(targets: numpy.ndarray, names: Sequence[str]) -> numpy.ndarray:
+    """Return the rows that have a class (0 and up) in the order of ImageFolder: by class, folder, name there."""
+    keys = ["\0".join(name.rpartition("/")[::2]) for name in names]  # no character sorts before the null
+    rows = numpy.argsort(targets, kind="stable")
+    counts = numpy.bincount(targets[targets >= 0])
+    order: list[int] = []
+    start = len(targets) - int(counts.sum())
+    for count in counts.tolist():
+        order += sorted(rows[start : start + count].tolist(), key=keys.__getitem__)
+        start += count
+    return numpy.array(order, numpy.int64)
 
 
 def size_and_time(path: str) -> tuple[int, int]:

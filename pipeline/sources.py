@@ -18,6 +18,7 @@ _PREFIXES = {"train": ("train", "imagenet1k-train"), "val": ("val", "validation"
 _IMAGENET = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")
 _FORMS = "a folder with class folders, a list (%s), or archives (%s)" % (" ".join(LISTS), " ".join(ARCHIVES))
+_PACKED = r"(%s).*\.(tgz|tar\.\w+)"
 _MOST_ARCHIVES = 10**6
 _NAMED = 5
 
@@ -201,8 +202,12 @@ def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name
     if os.path.isdir(os.path.join(root, part)):
         check_classes(os.path.join(root, part))
     below = find_below(root, parts)
-    remedy = "; %s has: name that folder" % shown(below) if below else ""
-    raise UserError("%s: it has no folder %s/%s" % (name, part, remedy or ", nor a list or archives of that name"))
+    remedy = "; %s has: name that folder" % shown(below) if below else ", nor a list or archives of that name"
+    packed = [file for file in list_top(root)[1] if re.fullmatch(_PACKED % "|".join(_PREFIXES[part]), file)]
+    if packed:
+        remedy += "; compressed as %s is, single images cannot be read: unpack it once, such as by gunzip"
+        remedy %= shown(packed[0])
+    raise UserError("%s: it has no folder %s/%s" % (name, part, remedy))
 
 
 def _candidates(root: str, part: str, image_root: str) -> list[Source]:

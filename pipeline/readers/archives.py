@@ -26,6 +26,7 @@ class ArchiveReader(Reader):
 
     def __init__(self, paths: Sequence[str], stamps: Sequence[tuple[int, int]]) -> None:
         self._files: collections.OrderedDict[int, BinaryIO] = collections.OrderedDict()  # the last used at the end
+        self._names: tuple[int, dict[int, str]] = (-1, {})  # of the shard that was named last
         self.paths, self.stamps = list(paths), [tuple(stamp) for stamp in stamps]
 
     def open(self, key: Key) -> io.BytesIO:
@@ -37,13 +38,10 @@ class ArchiveReader(Reader):
     def name(self, key: Key) -> str:
         shard, offset, size = key
         path, start = self.paths[shard], ~offset if offset < 0 else offset
-        try:
-            for member in list_members(path):
-                if member.offset == start:
-                    return "%s:%s" % (path, member.name)
-        except (ArchiveError, OSError):  # it was listed once, so that it has changed since
-            pass
-        return "%s: bytes %d to %d" % (path, start, start + size)
+        if self._names[0] != shard:
+            self._names = shard, _names_in(path)
+        name = self._names[1].get(start)
+        return "%s:%s" % (path, name) if name else "%s: bytes %d to %d" % (path, start, start + size)
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
@@ -83,6 +81,14 @@ class ArchiveReader(Reader):
             raise OSError("the archive has changed since it was listed")
         self._files[shard] = file
         return file
+
+
+def _names_in(path: str) -> dict[int, str]:
+    """Return {offset: name} of the members of an archive; none where it cannot be listed."""
+    try:
+        return {member.offset: member.name for member in list_members(path)}
+    except (ArchiveError, OSError):  # it was listed once, so that it has changed since
+        return {}
 
 
 def _inflate(data: bytes) -> bytes:

@@ -107,6 +107,19 @@ def test_a_damaged_shard_among_others_is_named(tmp_path):
         listed(str(tmp_path / "train-{0..2}.tar"))
 
 
+def test_an_archive_without_its_end_mark_is_told(tmp_path):
+    path = str(tmp_path / "train.tar")
+    with tarfile.open(path, "w") as archive:
+        add(archive, "a/1.png", PICTURE)
+        add(archive, "b/2.png", PICTURE)
+    with open(path, "r+b") as file:
+        file.truncate(2 * (512 + -(-len(PICTURE) // 512) * 512))
+    images = listed(path)
+    assert len(images) == 2
+    (line,) = images.passed_over.lines()
+    assert "the archive has no end mark, and may be cut off" in line and "b/2.png" in line
+
+
 @pytest.mark.parametrize(
     "content, message", [(b"9", "label 9"), (b"owl", "label owl"), (b"\xff", "train.tar: a/1.cls")]
 )

@@ -53,7 +53,7 @@ def test_a_member_is_named_with_its_archive(tmp_path, tar, deflated):
     reader = reader_of(tar, deflated, odd)
     assert reader.describe(keys_of(tar)[4]) == tar + ":n1/4.jpg"
     assert reader.describe(keys_of(deflated, 1)[0]) == deflated + ":n1/0.jpg"
-    assert reader.describe(keys_of(odd, 2)[0]) == odd + ":$'n1/a\\n\\xff.jpg'"
+    assert reader.describe(keys_of(odd, 2)[0]) == "$'%s:n1/a\\n\\xff.jpg'" % odd
 
 
 def test_a_member_of_an_archive_that_is_gone_is_named_by_its_bytes(tar):
