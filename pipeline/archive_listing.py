@@ -14,12 +14,11 @@ from pipeline import imagenet_labels, lists
 from pipeline.archives.members import ArchiveError, Member, list_members
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, row_order, size_and_time
+from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, row_order, size_and_time, stamp_if_there
 from pipeline.layout import is_hidden
 from pipeline.loader import Loader, LostProcess
 from pipeline.passed_over import PassedOver
 from pipeline.readers.archives import ArchiveReader
-from pipeline.reading import stamp_of
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.sources import LISTS, Source
 from runtime.affinity import usable_cores
@@ -55,7 +54,7 @@ def list_archives(
     """
     began = time.time_ns()
     beside = os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES)
-    stamps = [(os.path.abspath(path), stamp_of(path)) for path in (source.labels, beside) if os.path.exists(path)]
+    stamps = [stamp_if_there(path) for path in (source.labels, beside) if path]
     shards = [size_and_time(path) for path in source.paths]
     found = list(read_all(source.paths, decoding, tick))
     passed_over = PassedOver()

@@ -121,7 +121,7 @@ class ImageIndex(collections.abc.Sequence):
             return False
         if header["asked_classes"] != (None if classes is None else list(classes)):
             return False
-        return all(stamp_of(os.path.join(self.place, inner)) == tuple(stamp) for inner, stamp in header["stamps"])
+        return all(_is_unchanged(os.path.join(self.place, inner), stamp) for inner, stamp in header["stamps"])
 
 
 class PathIndex(ImageIndex):
@@ -274,9 +274,18 @@ def header_of(
     return dict(header, extensions=list(decoding.extensions), passed_over=passed_over.as_dict())
 
 
-def is_racy(stamps: Sequence[tuple[str, tuple[int, ...]]], began: int) -> bool:
+def is_racy(stamps: Sequence[tuple[str, tuple[int, ...] | None]], began: int) -> bool:
     """Return whether something may have changed while it was listed, from the time `began` on."""
-    return any(max(stamp) > began - RACY_NS for _, stamp in stamps)
+    return any(max(stamp) > began - RACY_NS for _, stamp in stamps if stamp is not None)
+
+
+def stamp_if_there(path: str) -> tuple[str, tuple[int, int] | None]:
+    """Return the absolute path and the stamp of a file; None for one that does not exist, and may come to exist."""
+    return os.path.abspath(path), stamp_of(path) if os.path.lexists(path) else None
+
+
+def _is_unchanged(path: str, stamp: Sequence[int] | None) -> bool:
+    return not os.path.lexists(path) if stamp is None else stamp_of(path) == tuple(stamp)
 
 
 def checksum_of(arrays: Any) -> int:

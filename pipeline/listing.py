@@ -12,7 +12,16 @@ from pipeline import lists
 from pipeline.archive_listing import list_archives
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import FolderIndex, ImageIndex, ListIndex, header_of, is_racy, pack_names, row_order
+from pipeline.image_index import (
+    FolderIndex,
+    ImageIndex,
+    ListIndex,
+    header_of,
+    is_racy,
+    pack_names,
+    row_order,
+    stamp_if_there,
+)
 from pipeline.layout import is_hidden, list_classes, list_top
 from pipeline.passed_over import PassedOver
 from pipeline.reading import stamp_of, walk
@@ -98,8 +107,7 @@ def list_rows(
     """Return the index of a list; its rows count whatever their extensions."""
     began = time.time_ns()
     path = os.path.abspath(source.paths[0])
-    read = [path, *filter(os.path.exists, [os.path.join(os.path.dirname(path), lists.CLASS_NAMES)])]
-    stamps = [(one, stamp_of(one)) for one in read]
+    stamps = [stamp_if_there(path), stamp_if_there(os.path.join(os.path.dirname(path), lists.CLASS_NAMES))]
     images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []

@@ -159,12 +159,18 @@ def found(source, cache):
     return open_index(index.find(source, None, cache, lambda: None), source)
 
 
-def test_the_index_of_archives_is_kept_until_one_changes(shards, cache):
+def test_the_index_of_archives_is_kept_until_one_changes(shards, cache, tmp_path):
     images = found(shards, cache)
     index.keep(images, cache)
     again = found(shards, cache)
     assert is_hit(again) and again == images and len(images) == 12
     assert sum(array.nbytes for array in images._arrays.values()) == 20 * len(images)
+    names = tmp_path / "classes.txt"
+    names.write_text("cat\ndog\n")
+    settle()
+    assert not is_hit(found(shards, cache)) and found(shards, cache).classes == ["cat", "dog"]
+    names.unlink()
+    assert is_hit(found(shards, cache))
     os.utime(shards.paths[1], (1, 1))
     assert not is_hit(found(shards, cache))
 
