@@ -216,14 +216,6 @@ class ArchiveIndex(ImageIndex):
             raise ValueError("its archives are wrong")
 
 
-_FORMS = {form.form: form for form in (FolderIndex, ListIndex, ArchiveIndex)}
-
-
-def open_index(block: numpy.ndarray, source: Source) -> ImageIndex:
-    """Return the index in `block` of the form that `source` has."""
-    return _FORMS[source.form](block, source)
-
-
 def size_and_time(path: str) -> tuple[int, int]:
     """Return (bytes, time of the last change in ns) of an archive."""
     status = os.stat(path)
