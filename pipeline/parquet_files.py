@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -14,17 +15,13 @@ IMAGE, LABEL = "image", "label"
 def load_parquet() -> Any:
     """Return the module pyarrow.parquet; UserError where it is not installed, or too old to be safe."""
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         text = "Parquet files are read by pyarrow (%s): pip install pyarrow"
         raise UserError(text % one_line(reason(error))) from None
-    unsafe = getattr(pyarrow, "PyExtensionType", None)  # unpickled from a file, CVE-2023-47248
-    if unsafe is not None and not hasattr(unsafe, "set_auto_load"):
-        text = (
-            "this pyarrow may run code that is in a Parquet file: pip install 'pyarrow>=14.0.1' (Python 3.8 or newer)"
-        )
-        raise UserError(text)
+    if "page_checksum_verification" not in inspect.signature(parquet.ParquetFile).parameters:  # before version 15
+        # and before 14.0.1 it runs code that a file may hold (CVE-2023-47248)
+        raise UserError("this pyarrow is too old to read Parquet files safely: pip install 'pyarrow>=15' (Python 3.8)")
     return parquet
 
 

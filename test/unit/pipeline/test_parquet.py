@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import shutil
+import sys
 
 import numpy
 import pytest
@@ -218,13 +219,17 @@ def test_a_row_group_that_is_too_large_is_refused_with_the_remedy(made, monkeypa
         listed(made)
 
 
-def test_pyarrow_is_asked_for_where_it_is_missing_or_unsafe(made, monkeypatch):
-    import pyarrow
+def test_pyarrow_is_asked_for_where_it_is_missing_or_too_old(made, monkeypatch):
+    from pyarrow import parquet
 
-    monkeypatch.setattr(pyarrow, "PyExtensionType", type("PyExtensionType", (), {}), raising=False)
-    with pytest.raises(UserError, match="this pyarrow may run code .*pyarrow>=14.0.1"):
+    class OldFile:
+        def __init__(self, source, pre_buffer=True):
+            self.source = source
+
+    monkeypatch.setattr(parquet, "ParquetFile", OldFile)
+    with pytest.raises(UserError, match="this pyarrow is too old .* pip install 'pyarrow>=15'"):
         listed(made)
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UserError, match="pip install pyarrow"):
         listed(made)
 
