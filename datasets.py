@@ -16,13 +16,15 @@ from torch.utils.data import Dataset
 from pipeline import fast_reading, index, sources
 from pipeline.batch_bytes import ToBytes
 from pipeline.batches import Batches
+from pipeline.block_sampler import is_in_blocks, mixing_lines, samplers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding, choose
-from pipeline.image_index import ImageIndex, open_index, same_images
+from pipeline.image_index import ImageIndex, same_images
+from pipeline.index_forms import open_index
 from pipeline.layout import list_classes, only_class_line, shared_folders_line
 from pipeline.passed_over import list_images_below
 from pipeline.readers.files import FileReader
 from pipeline.reading import decode, failure_of
-from pipeline.samplers import EvalShard, Position, PositionBatches, RASampler, ShardBatches
+from pipeline.samplers import EvalShard, Position, PositionBatches, ShardBatches
 from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown
 from runtime.open_files import too_many
@@ -62,6 +64,8 @@ class Loaders:
                 line = line or shared_folders_line(images.place, self.classes)
             lines += [line] if line else []
             lines += ["%s: %s" % (images.source.title, text) for text in images.passed_over.lines()]
+        if self.train:
+            lines += mixing_lines(self.train.dataset.images)
         return lines
 
     def obey(self, stop: StopSignals) -> None:
@@ -291,9 +295,7 @@ def _check_no_class_is_empty(images: ImageIndex, decoding: Decoding) -> None:
 
 def _train_batches(options, ranks, dataset):
     repeats = 3 if options.repeated_aug else 1
-    samplers = [
-        RASampler(dataset, ranks.virtual_size, rank, seed=options.seed, repeats=repeats) for rank in ranks.virtual_ranks
-    ]
+    samplers = samplers_of(dataset, ranks.virtual_size, ranks.virtual_ranks, options.seed, repeats)
     batch_size = min(options.batch_size, len(samplers[0]) // 2 * 2)
     if batch_size < 1 or (batch_size == 1 and options.batch_size > 1):
         raise UserError(
@@ -311,7 +313,9 @@ def _train_batches(options, ranks, dataset):
 
 
 def _val_batches(options, ranks, dataset):
-    shard = EvalShard(len(dataset), ranks.world_size, ranks.rank) if options.dist_eval else EvalShard(len(dataset))
+    shard = EvalShard(len(dataset))
+    if options.dist_eval:
+        shard = EvalShard(len(dataset), ranks.world_size, ranks.rank, in_a_row=is_in_blocks(dataset.images))
     batches = _batches(options, ranks, dataset, ShardBatches(shard, int(1.5 * options.batch_size)))
     batches.is_sharded = options.dist_eval
     return batches

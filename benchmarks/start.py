@@ -15,7 +15,8 @@ from torchvision.datasets.folder import ImageFolder
 
 from benchmarks.report import Row
 from pipeline import index
-from pipeline.image_index import RACY_NS, ImageIndex, open_index
+from pipeline.image_index import RACY_NS, ImageIndex
+from pipeline.index_forms import open_index
 from pipeline.layout import list_classes
 from pipeline.listing import list_images
 from pipeline.sources import folder_source

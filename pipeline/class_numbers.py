@@ -11,7 +11,11 @@ from runtime.errors import UserError, did_you_mean, shown
 
 
 def numbers_of(
-    labels: Sequence[str], lines: Sequence[int], source: str, own: Sequence[str] | None, known: Sequence[str] | None
+    labels: Sequence[str],
+    lines: Sequence[int] | Sequence[str],
+    source: str,
+    own: Sequence[str] | None,
+    known: Sequence[str] | None,
 ) -> tuple[list[str], numpy.ndarray]:
     """Return (names of the classes, class number of each label) by the names `own` of the source, of classes.txt.
 

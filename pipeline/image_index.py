@@ -226,14 +226,6 @@ class ArchiveIndex(ImageIndex):
             raise ValueError("its archives are wrong")
 
 
-_FORMS = {form.form: form for form in (FolderIndex, ListIndex, ArchiveIndex)}
-
-
-def open_index(block: numpy.ndarray, source: Source) -> ImageIndex:
-    """Return the index in `block` of the form that `source` has."""
-    return _FORMS[source.form](block, source)
-
-
 def row_order(targets: numpy.ndarray, names: Sequence[str]) -> numpy.ndarray:
     """Return the rows that have a class (0 and up) in the order of ImageFolder: by class, folder, name there."""
     keys = ["\0".join(name.rpartition("/")[::2]) for name in names]  # no character sorts before the null

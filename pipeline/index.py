@@ -11,7 +11,8 @@ from typing import Callable, Sequence
 import numpy
 
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import ImageIndex, open_index
+from pipeline.image_index import ImageIndex
+from pipeline.index_forms import open_index
 from pipeline.listing import list_source
 from pipeline.sources import Source
 from runtime.errors import printable, shown

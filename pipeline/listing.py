@@ -1,4 +1,4 @@
-"""Lists of the images of a part of a data set: of class folders, of a list, or of archives."""
+"""Lists of the images of a part of a data set: of class folders, of a list, of archives, or of Parquet files."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from pipeline.image_index import (
     stamp_if_there,
 )
 from pipeline.layout import is_hidden, list_classes, list_top
+from pipeline.parquet_listing import list_parquet
 from pipeline.passed_over import PassedOver
 from pipeline.reading import stamp_of, walk
 from pipeline.sources import Source, folder_source
@@ -38,12 +39,14 @@ def list_source(
 ) -> ImageIndex:
     """Return the index of `source`, whose images are of the `classes` (None: those that it has itself).
 
-    The order is that of torchvision's ImageFolder over the same images as files: by class, folder, name. `tick` is
-    called now and then. UserError for what cannot be listed, and for images of other classes.
+    The order is that of torchvision's ImageFolder over the same images as files: by class, folder, name; in Parquet
+    files it is that of the rows. `tick` is called now and then. UserError for what cannot be listed, and for images of
+    other classes.
     """
     if source.form == "folder":
         return _list_folder(source, classes or list_classes(source.place), classes, tick, decoding)
-    return (list_rows if source.form == "list" else list_archives)(source, classes, tick, decoding)
+    make = {"list": list_rows, "archive": list_archives, "parquet": list_parquet}[source.form]
+    return make(source, classes, tick, decoding)
 
 
 def list_images(

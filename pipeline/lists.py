@@ -83,8 +83,9 @@ def _lines(file: BinaryIO, path: str) -> Iterator[str]:
         yield content if line > 1 else content.lstrip("\ufeff")
 
 
-def _bad(path: str, line: int, text: str) -> UserError:
-    return UserError("%s line %d: %s" % (shown(path), line, text))
+def _bad(path: str, line: int | str, text: str) -> UserError:
+    place = line if isinstance(line, str) else "%s line %d" % (shown(path), line)
+    return UserError("%s: %s" % (place, text))
 
 
 def _brief(text: str) -> str:
@@ -222,9 +223,11 @@ def read_class_names(path: str) -> list[str] | None:
 
 
 def number_labels(
-    labels: Sequence[str], lines: Sequence[int], names: Sequence[str] | None, source: str
+    labels: Sequence[str], lines: Sequence[int] | Sequence[str], names: Sequence[str] | None, source: str
 ) -> tuple[list[str], numpy.ndarray]:
     """Return (the names of the classes, the class number of each label as int32) of the list `source`.
+
+    `lines` are the lines of the list `source` in which the labels stand, or the whole names of other places.
 
     Each label is one of `names`, or a number from 0. Without `names`, labels that are all numbers are those of the
     classes; otherwise the sorted labels are the names. UserError with the line of a label that is neither.

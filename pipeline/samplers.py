@@ -74,10 +74,15 @@ class RASampler(Sampler):
 
 
 class EvalShard(Sampler):
-    """Every `num_replicas`-th index from `rank` on: all images once over the ranks, none padded."""
+    """Every `num_replicas`-th index from `rank` on: all images once over the ranks, none padded.
 
-    def __init__(self, length: int, num_replicas: int = 1, rank: int = 0) -> None:
+    With `in_a_row` those of a rank follow one another, for images that are read in blocks.
+    """
+
+    def __init__(self, length: int, num_replicas: int = 1, rank: int = 0, in_a_row: bool = False) -> None:
         self.indices = range(rank, length, num_replicas)
+        if in_a_row:
+            self.indices = range(length * rank // num_replicas, length * (rank + 1) // num_replicas)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -14,10 +14,15 @@ from runtime.errors import UserError, shown
 
 LISTS = (".csv", ".tsv", ".jsonl", ".txt")
 ARCHIVES = (".tar", ".zip")
+PARQUET = ".parquet"
 _PREFIXES = {"train": ("train", "imagenet1k-train"), "val": ("val", "validation", "imagenet1k-validation")}
 _IMAGENET = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKITS = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_devkit_t12.tar")
-_FORMS = "a folder with class folders, a list (%s), or archives (%s)" % (" ".join(LISTS), " ".join(ARCHIVES))
+_FORMS = "a folder with class folders, a list (%s), archives (%s), or Parquet files (%s)" % (
+    " ".join(LISTS),
+    " ".join(ARCHIVES),
+    PARQUET,
+)
 _PACKED = r"(%s).*\.(tgz|tar\.\w+)"
 _MOST_ARCHIVES = 10**6
 _NAMED = 5
@@ -25,10 +30,11 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Source:
-    """The `part` "train" or "val" of a data set, which messages call `name`, in a form: "folder", "list", "archive".
+    """The `part` "train" or "val" of a data set, which messages call `name`, in a form.
 
-    `paths` are the folder, the list, or the archives. The paths of a list's images are relative to `image_root`;
-    `labels` is a file that tells the classes of images which lie flat in an archive.
+    The form is "folder", "list", "archive" or "parquet"; `paths` are the folder, the list, the archives or files. The
+    paths of a list's images are relative to `image_root`; `labels` is a file that tells the classes of images which lie
+    flat in an archive.
     """
 
     form: str
@@ -40,7 +46,7 @@ class Source:
 
     @property
     def place(self) -> str:
-        """The folder, list or archive; the folder of several archives."""
+        """The folder, list, archive or file; the folder of several archives or files."""
         return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
 
     @property
@@ -57,8 +63,8 @@ class Source:
 
     def text(self) -> str:
         """Return what was found, for people."""
-        count = len(self.paths)
-        return "%s %s" % (self.form if count == 1 else "%d %ss" % (count, self.form), self.title)
+        count, name = len(self.paths), "Parquet file" if self.form == "parquet" else self.form
+        return "%s %s" % (name if count == 1 else "%d %ss" % (count, name), self.title)
 
 
 def folder_source(part: str, path: str) -> Source:
@@ -121,12 +127,12 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_more(len(missing) - 1)))
     if len(paths) == 1:
         return _file_source(part, name, paths[0], image_root)
-    others = [path for path in paths if not path.lower().endswith(ARCHIVES)]
-    if others:
-        raise UserError(
-            "%s: a pattern takes archives alone (%s), not %s" % (name, " ".join(ARCHIVES), shown(others[0]))
-        )
-    return Source("archive", part, name, tuple(paths))
+    forms = {_form_of(path) for path in paths}
+    if len(forms) > 1 or forms & {"", "list"}:
+        others = [path for path in paths if _form_of(path) != "archive"]
+        text = "%s: a pattern takes archives alone (%s), or Parquet files alone (%s), not %s"
+        raise UserError(text % (name, " ".join(ARCHIVES), PARQUET, shown(others[0])))
+    return Source(forms.pop(), part, name, tuple(paths))
 
 
 def _and_more(count: int) -> str:
@@ -167,11 +173,20 @@ def _expand_braces(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.islice(itertools.product(*choices), _MOST_ARCHIVES)]
 
 
+def _form_of(path: str) -> str:
+    """Return the form of a file by its ending; "" for another."""
+    for form, endings in (("list", LISTS), ("archive", ARCHIVES), ("parquet", PARQUET)):
+        if path.lower().endswith(endings):
+            return form
+    return ""
+
+
 def _file_source(part: str, name: str, path: str, image_root: str) -> Source:
-    if path.lower().endswith(LISTS):
+    form = _form_of(path)
+    if form == "list":
         return Source("list", part, name, (path,), image_root or os.path.dirname(path) or ".")
-    if path.lower().endswith(ARCHIVES):
-        return Source("archive", part, name, (path,), labels=_labels_beside(path))
+    if form:
+        return Source(form, part, name, (path,), labels=_labels_beside(path))
     raise UserError("%s: it takes %s" % (name, _FORMS))
 
 
@@ -202,7 +217,9 @@ def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name
     if os.path.isdir(os.path.join(root, part)):
         check_classes(os.path.join(root, part))
     below = find_below(root, parts)
-    remedy = "; %s has: name that folder" % shown(below) if below else ", nor a list or archives of that name"
+    remedy = (
+        "; %s has: name that folder" % shown(below) if below else ", nor a list, archives or Parquet files of that name"
+    )
     packed = [file for file in list_top(root)[1] if re.fullmatch(_PACKED % "|".join(_PREFIXES[part]), file)]
     if packed:
         remedy += "; compressed as %s is, single images cannot be read: unpack it once, such as by gunzip"
@@ -226,6 +243,10 @@ def _candidates(root: str, part: str, image_root: str) -> list[Source]:
         paths = tuple(os.path.join(root, name) for name in names)
         source = Source("archive", part, "", paths, labels=_labels_beside(paths[0]))
         found.append(replace(source, name=source.title))
+    for folder in (root, *(os.path.join(root, name) for name in folders if name == "data")):
+        for names in _parquet_files(files if folder is root else list_top(folder)[1], part):
+            source = Source("parquet", part, "", tuple(os.path.join(folder, name) for name in names))
+            found.append(replace(source, name=source.title))
     return found
 
 
@@ -247,6 +268,21 @@ def _archives(files: Sequence[str], part: str) -> list[list[str]]:
         for prefix in _PREFIXES[part] if ending == ".tar" else ():
             if re.fullmatch(re.escape(prefix) + r"[-_.]?\d[\w.-]*", stem):
                 groups.setdefault(prefix, []).append(name)
+    return _complete(groups)
+
+
+def _parquet_files(files: Sequence[str], part: str) -> list[list[str]]:
+    """Return the groups of names of Parquet files that hold `part`, such as train-00000-of-00064.parquet."""
+    groups: dict[str, list[str]] = {}
+    for name in files:
+        for prefix in _PREFIXES[part]:
+            if re.fullmatch(re.escape(prefix) + r"([-_.\d].*)?" + re.escape(PARQUET), name):
+                groups.setdefault(prefix, []).append(name)
+    return _complete(groups)
+
+
+def _complete(groups: dict[str, list[str]]) -> list[list[str]]:
+    """Return the groups of names, sorted; UserError where one lacks some."""
     for names in groups.values():
         names.sort()
         _check_none_is_missing(names)
@@ -255,7 +291,7 @@ def _archives(files: Sequence[str], part: str) -> list[list[str]]:
 
 def _check_none_is_missing(names: Sequence[str]) -> None:
     """Raise UserError where the numbers of shards have a gap, or are fewer than their names say (-of-00064)."""
-    found = [re.fullmatch(r"(\D*)(\d+)(-of-(\d+))?\.tar", name) for name in names]
+    found = [re.fullmatch(r"(.*?)(\d+)(-of-(\d+))?((?:-[0-9a-f]{16})?\.[a-z]+)", name) for name in names]
     if not all(found) or len({(match[1], match[3]) for match in found if match}) > 1:
         return  # numbered in some other way
     numbers = sorted(int(match[2]) for match in found if match)
@@ -265,7 +301,8 @@ def _check_none_is_missing(names: Sequence[str]) -> None:
         wanted |= set(range(numbers[0], numbers[0] + count))
     missing = sorted(wanted - set(numbers))
     if missing and found[0]:
-        name = "%s%0*d%s.tar" % (found[0][1], len(found[0][2]), missing[0], found[0][3] or "")
+        ending = found[0][5][-len(PARQUET) :]
+        name = "%s%0*d%s%s" % (found[0][1], len(found[0][2]), missing[0], found[0][3] or "", ending)
         text = (
             "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
         )

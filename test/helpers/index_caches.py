@@ -5,7 +5,7 @@ import time
 
 from pipeline import index, listing
 from pipeline.decoding import AS_PUBLISHED
-from pipeline.image_index import open_index
+from pipeline.index_forms import open_index
 from pipeline.layout import list_classes
 from pipeline.sources import folder_source
 

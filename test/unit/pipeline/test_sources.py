@@ -86,7 +86,7 @@ FAULTS = {
     "a gap": (["train-00.tar", "train-02.tar", "val.tar"], r"^train-01.tar is missing: "),
     "an end": (["train-0-of-3.tar", "val.tar"], r"^train-1-of-3.tar is missing .like 1 more.: "),
     "no labels": (["train.tar", "ILSVRC2012_img_val.tar"], "does not tell the classes .* ILSVRC2012_devkit_t12.tar.gz"),
-    "nothing": (["val.tar"], "has no folder train/, nor a list or archives"),
+    "nothing": (["val.tar"], "has no folder train/, nor a list, archives"),
     "compressed": (["train.tar.gz", "val.tar"], "has no folder train/, .*compressed as train.tar.gz is, .* gunzip"),
     "one level down": (["x/train/a/1.png", "x/val/a/1.png"], "has no folder train/; .*/x has: name that folder"),
     "no classes": (["train/1.png", "val/a/1.png"], "train has no class folders"),

@@ -1,0 +1,36 @@
+"""Parquet files of images, for tests; pyarrow is imported by the functions, which a test calls where it is there."""
+
+import json
+import os
+
+import pytest
+
+
+def need_pyarrow():
+    """Skip a test module where pyarrow is missing."""
+    pytest.importorskip("pyarrow.parquet", reason="NOT CHECKED: Parquet, without pyarrow")
+
+
+def images_column(contents, is_struct=True):
+    """Return the column image of the bytes `contents`, as Hugging Face has it or plain."""
+    import pyarrow
+
+    if not is_struct:
+        return pyarrow.array(contents, pyarrow.binary())
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    rows = [{"bytes": content, "path": "%d.jpg" % number} for number, content in enumerate(contents)]
+    return pyarrow.array(rows, kind)
+
+
+def write_parquet(path, contents, labels, group=10, names=None, is_struct=True, **more):
+    """Write a file with the columns image and label in row groups of `group` rows, `names` as those of a ClassLabel."""
+    import pyarrow
+    from pyarrow import parquet
+
+    os.makedirs(os.path.dirname(str(path)), exist_ok=True)
+    table = pyarrow.table({"image": images_column(contents, is_struct), "label": labels, "other": [0] * len(contents)})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, str(path), row_group_size=group, **more)
+    return str(path)
