@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import collections.abc
 import os
 import time
 import zlib
@@ -12,7 +14,7 @@ from torch.utils.data import Dataset
 
 from pipeline import imagenet_labels, lists
 from pipeline.archives.members import ArchiveError, Member, list_members
-from pipeline.class_numbers import numbers_of
+from pipeline.class_numbers import numbers_of, stranger_error
 from pipeline.decoding import AS_PUBLISHED, Decoding
 from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, row_order, size_and_time, stamp_if_there
 from pipeline.layout import is_hidden
@@ -22,7 +24,7 @@ from pipeline.readers.archives import ArchiveReader
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.sources import LISTS, Source
 from runtime.affinity import usable_cores
-from runtime.errors import RunError, UserError, did_you_mean, reason, shown
+from runtime.errors import RunError, UserError, reason, shown
 from utils import parse_json
 
 _LABEL_ENDINGS = (".cls", ".json")  # of WebDataset, beside an image of the same name
@@ -105,14 +107,30 @@ def _classes_of(
     else:
         return _classes_by_folder(source, rows.names, classes, passed_over)
     has_label = [number for number, label in enumerate(labels) if label is not None]
-    passed_over.loose += len(labels) - len(has_label)
+    for name, label in zip(rows.names, labels):
+        if label is None:
+            passed_over.add_odd(name, "an image without a label")
 
     own = lists.read_class_names(source.paths[0])
     told = [labels[at] or "" for at in has_label]
-    names, numbers = numbers_of(told, has_label, source.title, own, classes)
+    names, numbers = numbers_of(told, _Places(source, rows, has_label), source.title, own, classes)
     targets = numpy.full(len(labels), -1, numpy.int64)
     targets[has_label] = numbers
     return names, targets, rows.names
+
+
+class _Places(collections.abc.Sequence):
+    """The names of the `chosen` rows for a message, of which hardly any is asked for."""
+
+    def __init__(self, source: Source, rows: _Rows, chosen: Sequence[int]) -> None:
+        self.source, self.rows, self.chosen = source, rows, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, number: int) -> str:  # type: ignore[override]
+        row = self.chosen[number]
+        return shown("%s:%s" % (self.source.paths[self.rows.shards[row]], self.rows.names[row]))
 
 
 def _labels_from_file(source: Source, names: Sequence[str]) -> list[str | None]:
@@ -134,13 +152,16 @@ def _classes_by_folder(
     source: Source, names: Sequence[str], classes: Sequence[str] | None, passed_over: PassedOver
 ) -> tuple[list[str], numpy.ndarray, list[str]]:
     names = _without_folder_around(names)
+    tops = {name.partition("/")[0] for name in names}
+    if {"train", "val"} <= tops:
+        text = "%s holds train/ and val/, but an archive is one part: unpack it, and name its folder by --data-path"
+        raise UserError(text % source.name)
     parts = [name.partition("/") for name in names]
     found = sorted({folder for folder, slash, _ in parts if slash})
     known = list(classes) if classes is not None else found
     strangers = sorted(set(found) - set(known))
     if strangers:
-        text = "%s: the class %s is not among the training classes%s"
-        raise UserError(text % (source.name, shown(strangers[0]), did_you_mean(strangers[0], known)))
+        raise stranger_error(source.name, strangers[0], known)
     numbers = {name: number for number, name in enumerate(known)}
     targets = numpy.array([numbers[folder] if slash else -1 for folder, slash, _ in parts], dtype=numpy.int64)
     passed_over.loose += int((targets < 0).sum())
@@ -212,13 +233,15 @@ def read_contents(
     hidden: set[str] = set()
     for member in list_members(path, passed_over.add_odd):
         name, offset, size, is_deflated = member
-        folder = name.rpartition("/")[0]
+        folder, _, file = name.rpartition("/")
         if folder not in visible:
             if any(is_hidden(part) for part in folder.split("/")):
                 hidden.add(folder)
                 continue
             visible.add(folder)
-        if name.lower().endswith(endings):
+        if file.startswith("._"):
+            passed_over.add_odd(name, "a resource fork of macOS")
+        elif name.lower().endswith(endings):
             if size > _LARGEST:
                 passed_over.add_odd(name, "larger than 4 GiB")
                 continue
@@ -243,19 +266,27 @@ def read_contents(
 
 
 def _label_names(names: Sequence[str]) -> set[str]:
-    return {os.path.splitext(name)[0] + ending for name in names for ending in _LABEL_ENDINGS}
+    keys = {key for name in names for key in (os.path.splitext(name)[0], _first_key(name))}
+    return {key + ending for key in keys for ending in _LABEL_ENDINGS}
+
+
+def _first_key(name: str) -> str:
+    """Return the key of a member as WebDataset has it: up to the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
 
 
 def _labels_in(path: str, names: Sequence[str], label_files: dict[str, Member]) -> list[str | None]:
-    """Return the label of each image that the file of its name tells; None where there is none."""
+    """Return the label of each image that a file of its name tells, or of its key, if it alone has that; else None."""
+    counts = collections.Counter(map(_first_key, names))
     labels: list[str | None] = []
     reader = ArchiveReader([path], [size_and_time(path)])
     for name in names:
-        stem = os.path.splitext(name)[0]
+        keys = [os.path.splitext(name)[0], *[key for key in [_first_key(name)] if counts[key] == 1]]
         label = None
-        for ending in _LABEL_ENDINGS:
-            if label is None and stem + ending in label_files:
-                label = _label_of(reader, label_files[stem + ending])
+        for beside in (key + ending for key in keys for ending in _LABEL_ENDINGS):
+            if label is None and beside in label_files:
+                label = _label_of(reader, label_files[beside])
         labels.append(label)
     reader.close()
     return labels
