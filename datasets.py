@@ -201,6 +201,18 @@ def build_transform(options: Options, is_train: bool) -> Compose:
     return train_transform(options.input_size, augmentation)
 
 
+def recorded_classes(checkpoint: Mapping[str, Any]) -> Sequence[str] | None:
+    """Return the class names of a checkpoint; None where they are mere numbers of a list or an archive.
+
+    The same images in another form may have names: their sorted order is that of the numbers.
+    """
+    classes = checkpoint.get("classes")
+    form = checkpoint.get("train_images", [0, 0, "folder"])[2]
+    if classes and form != "folder" and list(classes) == [str(number) for number in range(len(classes))]:
+        return None
+    return classes
+
+
 def _classes_to_train(source: sources.Source, recorded: Sequence[str] | None) -> Sequence[str] | None:
     """Return the classes to look for in training data: those of a checkpoint, which `source` must have."""
     if source.form != "folder":

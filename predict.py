@@ -1,12 +1,13 @@
-"""Class names and probabilities of images: `python predict.py CKPT IMAGE|FOLDER|- [...]`, see --help; or from Python:
+"""Class names and probabilities of images: `python predict.py CKPT IMAGE|SOURCE|- [...]`, see --help; or from Python:
 
     from predict import load
     classifier = load("output/photos")   # any checkpoint, or the output folder of a run
     classifier("a.jpg", top=3)           # [("cat", 0.98), ("dog", 0.01), ("cow", 0.01)]
 
-The command prints a line for each image: its path, then the classes from the likeliest on with their probabilities,
-separated by tabs. Unreadable images are reported on stderr, and the exit status is then 1. The probabilities are those
-of `main.py --eval --amp none`, in float32.
+SOURCE is a folder, a list, an archive or a pattern of archives. The command prints a line for each image: its path, or
+ARCHIVE:MEMBER, then the classes from the likeliest on with their probabilities, separated by tabs. Unreadable images
+are reported on stderr, and the exit status is then 1. The probabilities are those of `main.py --eval --amp none`, in
+float32.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from utils import check_target, replacing, to_json
 if TYPE_CHECKING:
     from commands.classify import Classifier, Prediction
     from pipeline.decoding import Decoding
+    from pipeline.readers.named import NamedImages
 
 MOST_ON_SHEET = 100
 
@@ -53,10 +55,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, or the output folder of a run")
     parser.add_argument(
         "images",
-        metavar="IMAGE|FOLDER|-",
+        metavar="IMAGE|SOURCE|-",
         nargs="+",
-        help="-: paths on stdin, one a line, or separated by null characters",
+        help="SOURCE: a folder, list, archive or pattern of archives; -: paths on stdin, one a line, or separated by "
+        "null characters",
     )
+    text = "folder of the images that a list names (default: the list's)"
+    parser.add_argument("--image-root", default="", metavar="DIR", help=text)
     parser.add_argument("--top", type=number(int, low=1), default=5, metavar="N", help="classes shown (default: 5)")
     style = parser.add_mutually_exclusive_group()
     style.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -72,7 +77,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="processes that read images (default: 10, or the number of cores; none for a single batch)",
     )
     parser.add_argument("--ema", action="store_true", help="use the EMA weights")
-    text = "read files of these extensions in a folder too, such as .gif .avif (default: the checkpoint's, else none)"
+    text = "read files of these extensions in a SOURCE too, such as .gif .avif (default: the checkpoint's, else none)"
     parser.add_argument("--extensions", type=extension, nargs="+", metavar="EXTENSION", help=text)
     add_switch(parser.add_argument, "exif-transpose", None, "rotate an image as its EXIF orientation says")
     parser.add_argument("--token-layout", choices=TOKEN_LAYOUTS, help="where CKPT does not record it")
@@ -99,22 +104,23 @@ def run(argv: Sequence[str]) -> int:
     print_note(weights.describe(trained.info, trained.checkpoint))
     for line in weights.caveats(trained.info, options.ema, trained.has_names):
         print_note(line)
-    paths = find_images(options.images, decoding)
+    images = find_images(options, decoding)
     write = writer_for(options, min(options.top, len(classifier.class_names)))
     failed = 0
-    sheet: list[tuple[str, tuple[str, str]]] = []
-    for prediction in classifier.predict_files(paths, options.top, options.batch_size, options.num_workers):
+    sheet: list[tuple[int, tuple[str, str]]] = []
+    found = classifier.predict_images(images, options.top, options.batch_size, options.num_workers)
+    for key, prediction in enumerate(found):
         write(prediction)
         if prediction.top is None:
             failed += 1
             print_note("error: %s: %s" % (shown(prediction.path), prediction.error))
         elif len(sheet) < MOST_ON_SHEET:
             name, probability = prediction.top[0]
-            sheet.append((prediction.path, (printable(name), "%.1f %%" % (100 * probability))))
+            sheet.append((key, (printable(name), "%.1f %%" % (100 * probability))))
     if options.plot is not None:
-        plot(sheet, len(paths) - failed, options, decoding.exif_transpose)
+        plot(sheet, images, len(images) - failed, options, decoding.exif_transpose)
     if failed:
-        print_note("%d of %d images failed" % (failed, len(paths)))
+        print_note("%d of %d images failed" % (failed, len(images)))
     return 1 if failed else 0
 
 
@@ -123,23 +129,25 @@ def print_note(text: str) -> None:
     report("predict.py", text)
 
 
-def find_images(words: Sequence[str], decoding: Decoding) -> list[str]:
-    """Return the paths that the words of the command line mean, in their order, those of a folder sorted.
+def find_images(options: argparse.Namespace, decoding: Decoding) -> NamedImages:
+    """Return the images that the words of the command line mean, in their order.
 
-    A line on stderr counts the files that are passed over in a folder; a file that is named is always read.
+    A line on stderr counts what is passed over in a folder or an archive; a file that is named is always read.
     """
-    from commands.classify import images_below
+    from commands.named_images import add_path, add_source
+    from pipeline.readers.named import NamedImages
 
-    paths: list[str] = []
-    for word in words:
-        for path in paths_on_stdin() if word == "-" else [word]:
-            found, lines = images_below(path, decoding) if os.path.isdir(path) else ([path], [])
-            paths += found
-            for line in lines:
-                print_note(line)
-    if not paths:
+    images = NamedImages()
+    for word in options.images:
+        if word != "-":
+            lines = add_source(images, word, options.image_root, decoding)
+        else:
+            lines = [line for path in paths_on_stdin() for line in add_path(images, path, decoding)]
+        for line in lines:
+            print_note(line)
+    if not len(images):
         raise UserError("no image is named on stdin")
-    return paths
+    return images
 
 
 def paths_on_stdin() -> list[str]:
@@ -184,7 +192,11 @@ def write_line(prediction: Prediction) -> None:
 
 
 def plot(
-    sheet: list[tuple[str, tuple[str, str]]], count: int, options: argparse.Namespace, exif_transpose: bool
+    sheet: list[tuple[int, tuple[str, str]]],
+    images: NamedImages,
+    count: int,
+    options: argparse.Namespace,
+    exif_transpose: bool,
 ) -> None:
     """Write the contact sheet of --plot, and report how many of the `count` images are not on it."""
     from pipeline import contact_sheet
@@ -193,7 +205,7 @@ def plot(
         print_note("--plot: there is nothing to show, so %s is not written" % options.plot)
         return
     with replacing(options.plot, options.force) as staged, open(staged, "wb") as file:
-        contact_sheet.draw(sheet, file, exif_transpose)
+        contact_sheet.draw(sheet, images, file, exif_transpose)
     left = count - len(sheet)
     print_note("%s shows %d images%s" % (options.plot, len(sheet), ", %d more are left out" % left if left else ""))
 

@@ -16,7 +16,7 @@ from checkpoints import weights
 from pipeline import batch_bytes, batches
 from pipeline.decoding import Decoding, choose
 from pipeline.loader import Loader, LostProcess
-from pipeline.passed_over import list_images_below
+from pipeline.readers.named import NamedImages
 from pipeline.reading import decode, failure_of, read_image, to_rgb
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import eval_transform
@@ -111,17 +111,26 @@ class Classifier:
         self, paths: Sequence[str], top: int = 5, batch_size: int = BATCH_SIZE, workers: int | None = None
     ) -> Iterator[Prediction]:
         """Yield the Prediction of each file, in order, read by `workers` processes (None: as many as help)."""
+        images = NamedImages()
+        images.add_files(paths)
+        yield from self.predict_images(images, top, batch_size, workers)
+
+    def predict_images(
+        self, images: NamedImages, top: int = 5, batch_size: int = BATCH_SIZE, workers: int | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the Prediction of each image, as of `predict_files`; the `path` of one in an archive is its name."""
         read = functools.partial(decode, exif_transpose=self.decoding.exif_transpose)
-        dataset = datasets.ImageFolder(list(zip(paths, range(len(paths)))), self.transform, decode=read)
+        dataset = datasets.ImageFolder(images, self.transform, decode=read, reader=images)
+        count = len(images)
         if workers is None:
-            workers = min(MOST_WORKERS, usable_cores()) if len(paths) > batch_size else 0
-        order = ShardBatches(EvalShard(len(paths)), batch_size)
+            workers = min(MOST_WORKERS, usable_cores()) if count > batch_size else 0
+        order = ShardBatches(EvalShard(count), batch_size)
         loader = Loader(dataset, order, batches.collate, workers)
-        for first, (batch, bad_files) in zip(range(0, len(paths), batch_size), _batches_of(loader)):
+        for first, (batch, bad_files) in zip(range(0, count, batch_size), _batches_of(loader)):
             ranked = {} if batch is None else self.rank(batch, top)
             reasons = iter(bad_files)
-            for number in range(first, min(first + batch_size, len(paths))):
-                yield _prediction(paths[number], ranked.get(number), reasons)
+            for number in range(first, min(first + batch_size, count)):
+                yield _prediction(images.name(number), ranked.get(number), reasons)
 
 
 def is_finite(top: Ranking) -> bool:
@@ -151,16 +160,3 @@ def _prediction(path: str, top: Ranking | None, reasons: Iterator[str]) -> Predi
     if not is_finite(top):
         return Prediction(path, None, "the output of the model is not finite")
     return Prediction(path, top, None)
-
-
-def images_below(folder: str, decoding: Decoding) -> tuple[list[str], list[str]]:
-    """Return (the image files in the folder and in those below it, sorted; lines on what is passed over there).
-
-    UserError where there are no images.
-    """
-    found, passed_over = list_images_below(folder, decoding)
-    lines = passed_over.lines()
-    if not found:
-        text = "%s holds no image (%s)" % (shown(folder), ", ".join(decoding.endings))
-        raise UserError("; ".join([text, *lines]))
-    return found, ["%s: %s" % (shown(folder), line) for line in lines]

@@ -53,7 +53,7 @@ def main(options: Options) -> None:
         ranks.watch(report_line)
         plan = find_plan(options, ranks)
         loaded = plan.loaded or {}
-        loaders = datasets.build_loaders(options, ranks, loaded.get("classes"), loading.options_of(loaded))
+        loaders = datasets.build_loaders(options, ranks, datasets.recorded_classes(loaded), loading.options_of(loaded))
         if plan.is_within_epoch and options.trains:
             datasets.check_same_images(loaders.train, str(plan.path), loaded)
         run = build.build_run(options, ranks, logger, loaders.classes, plan)

@@ -14,12 +14,11 @@ from pipeline import imagenet_labels, lists
 from pipeline.archives.members import ArchiveError, Member, list_members
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, size_and_time
+from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, row_order, size_and_time, stamp_if_there
 from pipeline.layout import is_hidden
 from pipeline.loader import Loader, LostProcess
 from pipeline.passed_over import PassedOver
 from pipeline.readers.archives import ArchiveReader
-from pipeline.reading import stamp_of
 from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.sources import LISTS, Source
 from runtime.affinity import usable_cores
@@ -55,27 +54,26 @@ def list_archives(
     """
     began = time.time_ns()
     beside = os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES)
-    stamps = [(os.path.abspath(path), stamp_of(path)) for path in (source.labels, beside) if os.path.exists(path)]
+    stamps = [stamp_if_there(path) for path in (source.labels, beside) if path]
     shards = [size_and_time(path) for path in source.paths]
-    found = list(_read_all(source.paths, decoding, tick))
+    found = list(read_all(source.paths, decoding, tick))
     passed_over = PassedOver()
     for contents in found:
         passed_over.add(contents.passed_over)
     rows = _Rows(found)
-    names, targets, folders = _classes_of(source, rows, classes, passed_over)
-    keep = numpy.flatnonzero(targets >= 0)
-    if not len(keep) and passed_over.loose:
+    names, targets, inner_names = _classes_of(source, rows, classes, passed_over)
+    order = row_order(targets, inner_names)
+    if not len(order) and passed_over.loose:
         text = (
             "%s: its %d images lie neither in class folders, nor have they labels (KEY.cls or KEY.json beside KEY.jpg)"
         )
         raise UserError(text % (source.name, passed_over.loose))
-    places = [os.path.split(name) for name in folders]
-    order = numpy.array(sorted(keep.tolist(), key=lambda at: (targets[at], *places[at])), dtype=numpy.int64)
-    nested = sum(1 for at in keep if places[at][0]) if rows.labels is None else 0
+    ordered = [inner_names[row] for row in order.tolist()]
+    nested = sum("/" in name for name in ordered) if rows.labels is None else 0
     header = header_of(source, names, classes, decoding, passed_over, nested)
     header["stamps"] = None if is_racy([*stamps, *(("", shard[1:]) for shard in shards)], began) else stamps
-    joined = "".join([folders[at] + "\0" for at in order])
-    header.update(images=len(order), names=zlib.crc32(os.fsencode(joined)), shards=shards)
+    header["has_labels"] = bool(source.labels) or rows.labels is not None
+    header.update(images=len(order), names=zlib.crc32(os.fsencode("\0".join(ordered))), shards=shards)
     arrays = [rows.offsets, targets.astype(numpy.int32), rows.shards, rows.sizes]
     return ArchiveIndex(pack(header, [array[order] for array in arrays]), source)
 
@@ -135,25 +133,37 @@ def _labels_from_file(source: Source, names: Sequence[str]) -> list[str | None]:
 def _classes_by_folder(
     source: Source, names: Sequence[str], classes: Sequence[str] | None, passed_over: PassedOver
 ) -> tuple[list[str], numpy.ndarray, list[str]]:
-    parts = [name.split("/") for name in names]
-    if parts and all(len(part) > 2 and part[0] == parts[0][0] for part in parts):  # a folder around the class folders
-        parts = [part[1:] for part in parts]
-    found = sorted({part[0] for part in parts if len(part) > 1})
+    names = _without_folder_around(names)
+    parts = [name.partition("/") for name in names]
+    found = sorted({folder for folder, slash, _ in parts if slash})
     known = list(classes) if classes is not None else found
     strangers = sorted(set(found) - set(known))
     if strangers:
         text = "%s: the class %s is not among the training classes%s"
         raise UserError(text % (source.name, shown(strangers[0]), did_you_mean(strangers[0], known)))
     numbers = {name: number for number, name in enumerate(known)}
-    targets = numpy.array([numbers[part[0]] if len(part) > 1 else -1 for part in parts], dtype=numpy.int64)
+    targets = numpy.array([numbers[folder] if slash else -1 for folder, slash, _ in parts], dtype=numpy.int64)
     passed_over.loose += int((targets < 0).sum())
-    return known, targets, ["/".join(part[1:]) for part in parts]
+    return known, targets, [inner for _, _, inner in parts]
 
 
-def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], object]) -> Iterator[Contents]:
-    """Yield the Contents of each archive, read by as many processes as help."""
+def _without_folder_around(names: Sequence[str]) -> Sequence[str]:
+    """Return the names without a folder that lies around the class folders of all images."""
+    around = names[0].partition("/")[0] + "/" if names else ""
+    if around and all(name.startswith(around) and "/" in name[len(around) :] for name in names):
+        return [name[len(around) :] for name in names]
+    return names
+
+
+def read_all(
+    paths: Sequence[str],
+    decoding: Decoding,
+    tick: Callable[[], object] = lambda: None,
+    with_labels: bool = True,
+) -> Iterator[Contents]:
+    """Yield the Contents of each archive, read by as many processes as help; UserError for one that is damaged."""
     workers = min(usable_cores(), len(paths)) if len(paths) > 1 else 0
-    shards = _Shards(paths, decoding, tick if not workers else None)
+    shards = _Shards(paths, decoding, tick if not workers else None, with_labels)
     loader = Loader(shards, ShardBatches(EvalShard(len(paths)), 1), list, workers, hands_over=False)
     try:
         for path, (contents,) in zip(paths, loader.items()):
@@ -170,74 +180,78 @@ def _read_all(paths: Sequence[str], decoding: Decoding, tick: Callable[[], objec
 class _Shards(Dataset):
     """The Contents of each archive, or the reason why it cannot be listed."""
 
-    def __init__(self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None) -> None:
-        self.paths, self.decoding, self.tick = paths, decoding, tick
+    def __init__(
+        self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None, with_labels: bool
+    ) -> None:
+        self.paths, self.decoding, self.tick, self.with_labels = paths, decoding, tick, with_labels
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Contents | str:
         try:
-            return read_contents(self.paths[number], self.decoding, self.tick)
+            return read_contents(self.paths[number], self.decoding, self.tick, self.with_labels)
         except (ArchiveError, OSError) as error:
             return reason(error)
 
 
-def read_contents(path: str, decoding: Decoding, tick: Callable[[], object] | None = None) -> Contents:
-    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed."""
+def read_contents(
+    path: str, decoding: Decoding, tick: Callable[[], object] | None = None, with_labels: bool = True
+) -> Contents:
+    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed.
+
+    Without `with_labels` the files of labels are not read: they are passed over where they lie beside no image.
+    """
     passed_over, endings = PassedOver(), decoding.endings
-    images: list[Member] = []
+    names: list[str] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
     label_files: dict[str, Member] = {}
     others: list[str] = []
     visible: set[str] = {""}
     hidden: set[str] = set()
-    for count, member in enumerate(list_members(path, passed_over.add_odd)):
-        name = member.name
+    for member in list_members(path, passed_over.add_odd):
+        name, offset, size, is_deflated = member
         folder = name.rpartition("/")[0]
-        if folder not in visible and any(is_hidden(part) for part in folder.split("/")):
-            hidden.add(folder)
-            continue
-        visible.add(folder)
+        if folder not in visible:
+            if any(is_hidden(part) for part in folder.split("/")):
+                hidden.add(folder)
+                continue
+            visible.add(folder)
         if name.lower().endswith(endings):
-            if member.size > _LARGEST:
+            if size > _LARGEST:
                 passed_over.add_odd(name, "larger than 4 GiB")
-            else:
-                images.append(member)
+                continue
+            names.append(name)
+            offsets.append(~offset if is_deflated else offset)
+            sizes.append(size)
+            if tick is not None and len(names) % _TICK == 0:
+                tick()
         elif name.endswith(_LABEL_ENDINGS):
             label_files[name] = member
         else:
             others.append(name)
-        if tick is not None and count % _TICK == 0:
-            tick()
     passed_over.add_files(others)
     for folder in sorted(hidden):
         passed_over.add_folder(folder)
-    labels: list[str | None] = [None] * len(images)
-    if label_files:
-        labels = _labels_in(path, images, label_files)
-    used = set() if all(label is None for label in labels) else _label_names(images)
+    labels: list[str | None] = [None] * len(names)
+    if label_files and with_labels:
+        labels = _labels_in(path, names, label_files)
+    used = set() if with_labels and all(label is None for label in labels) else _label_names(names)
     passed_over.add_files(name for name in label_files if name not in used)
-    offsets = [~member.offset if member.is_deflated else member.offset for member in images]
-    sizes = [member.size for member in images]
-    return Contents(
-        [member.name for member in images],
-        numpy.array(offsets, numpy.int64),
-        numpy.array(sizes, numpy.uint32),
-        labels,
-        passed_over,
-    )
+    return Contents(names, numpy.array(offsets, numpy.int64), numpy.array(sizes, numpy.uint32), labels, passed_over)
 
 
-def _label_names(images: Sequence[Member]) -> set[str]:
-    return {os.path.splitext(member.name)[0] + ending for member in images for ending in _LABEL_ENDINGS}
+def _label_names(names: Sequence[str]) -> set[str]:
+    return {os.path.splitext(name)[0] + ending for name in names for ending in _LABEL_ENDINGS}
 
 
-def _labels_in(path: str, images: Sequence[Member], label_files: dict[str, Member]) -> list[str | None]:
+def _labels_in(path: str, names: Sequence[str], label_files: dict[str, Member]) -> list[str | None]:
     """Return the label of each image that the file of its name tells; None where there is none."""
     labels: list[str | None] = []
     reader = ArchiveReader([path], [size_and_time(path)])
-    for member in images:
-        stem = os.path.splitext(member.name)[0]
+    for name in names:
+        stem = os.path.splitext(name)[0]
         label = None
         for ending in _LABEL_ENDINGS:
             if label is None and stem + ending in label_files:

@@ -77,8 +77,8 @@ class Batches:
     def images_of(self, epoch: int, number: int, rank: int) -> list[tuple[int, str]]:
         """Return [(index, name)] of the images in the batch `number` of the virtual rank `rank`."""
         self.batch_sampler.set_epoch(epoch)
-        images, reader = self.dataset.images, self.dataset.reader
-        return [(index, reader.name(images[index][0])) for index in self.batch_sampler.indices_of(number, rank)]
+        indices = self.batch_sampler.indices_of(number, rank)
+        return list(zip(indices, self.dataset.reader.names([self.dataset.images[index][0] for index in indices])))
 
     def _deliver(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         self.skipped = 0

@@ -6,13 +6,16 @@ from typing import Any, BinaryIO, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.reading import read_image
+from pipeline.readers.base import Reader
+from pipeline.reading import decode
 
 COLUMNS, SIDE, GAP, LINE = 5, 160, 8, 16  # pixels, but for the columns
 
 
-def draw(entries: Sequence[tuple[str, tuple[str, str]]], file: BinaryIO, exif_transpose: bool = False) -> None:
-    """Write the PNG of the `entries`, (path of an image, two lines of text), to the open `file`.
+def draw(
+    entries: Sequence[tuple[Any, tuple[str, str]]], reader: Reader, file: BinaryIO, exif_transpose: bool = False
+) -> None:
+    """Write the PNG of the `entries`, (key of an image for `reader`, two lines of text), to the open `file`.
 
     With `exif_transpose` images are rotated as their EXIF orientation says.
     """
@@ -20,9 +23,10 @@ def draw(entries: Sequence[tuple[str, tuple[str, str]]], file: BinaryIO, exif_tr
     rows = max(1, -(-len(entries) // columns))
     width, height = SIDE + GAP, SIDE + 2 * LINE + GAP
     sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), "white")
-    for number, (path, lines) in enumerate(entries):
+    for number, (key, lines) in enumerate(entries):
         row, column = divmod(number, columns)
-        image = read_image(path, exif_transpose)
+        with reader.open(key) as opened:
+            image = decode(opened, exif_transpose)
         sheet.paste(_tile(image, lines), (GAP + column * width, GAP + row * height))
     sheet.save(file, "PNG")
 

@@ -93,8 +93,12 @@ class ImageIndex(collections.abc.Sequence):
 
     @property
     def fingerprint(self) -> list[Any]:
-        """The number of images, a checksum of their classes, the form, and a checksum of their names."""
-        return [len(self), zlib.crc32(self.targets), self.form, self._checksum_of_names()]
+        """The number of images, a checksum of their classes, how they are named, and a checksum of their names."""
+        return [len(self), zlib.crc32(self.targets), self._naming(), self._checksum_of_names()]
+
+    def _naming(self) -> str:
+        """Return a word for the way in which images are named: only names of one way can be compared."""
+        return self.form
 
     def _checksum_of_names(self) -> int:
         return zlib.crc32(self._arrays["names"])
@@ -117,7 +121,7 @@ class ImageIndex(collections.abc.Sequence):
             return False
         if header["asked_classes"] != (None if classes is None else list(classes)):
             return False
-        return all(stamp_of(os.path.join(self.place, inner)) == tuple(stamp) for inner, stamp in header["stamps"])
+        return all(_is_unchanged(os.path.join(self.place, inner), stamp) for inner, stamp in header["stamps"])
 
 
 class PathIndex(ImageIndex):
@@ -185,6 +189,7 @@ class ArchiveIndex(ImageIndex):
     """
 
     form = "archive"
+    _namer: ArchiveReader | None = None  # which keeps the names of an archive
 
     def _layout(self) -> list[tuple[str, Any, int]]:
         count, types = self.header["images"], (numpy.int64, numpy.int32, numpy.int32, numpy.uint32)
@@ -198,7 +203,12 @@ class ArchiveIndex(ImageIndex):
         return ArchiveReader(self.source.paths, [tuple(stamp) for stamp in self.header["shards"]])
 
     def name_of(self, number: int) -> str:
-        return self.reader().name(self[number][0])
+        if self._namer is None:
+            self._namer = self.reader()
+        return self._namer.name(self[number][0])
+
+    def _naming(self) -> str:
+        return "labelled archive" if self.header["has_labels"] else self.form
 
     def _checksum_of_names(self) -> int:
         return self.header["names"]
@@ -216,6 +226,19 @@ class ArchiveIndex(ImageIndex):
             raise ValueError("its archives are wrong")
 
 
+def row_order(targets: numpy.ndarray, names: Sequence[str]) -> numpy.ndarray:
+    """Return the rows that have a class (0 and up) in the order of ImageFolder: by class, folder, name there."""
+    keys = ["\0".join(name.rpartition("/")[::2]) for name in names]  # no character sorts before the null
+    rows = numpy.argsort(targets, kind="stable")
+    counts = numpy.bincount(targets[targets >= 0])
+    order: list[int] = []
+    start = len(targets) - int(counts.sum())
+    for count in counts.tolist():
+        order += sorted(rows[start : start + count].tolist(), key=keys.__getitem__)
+        start += count
+    return numpy.array(order, numpy.int64)
+
+
 def size_and_time(path: str) -> tuple[int, int]:
     """Return (bytes, time of the last change in ns) of an archive."""
     status = os.stat(path)
@@ -223,7 +246,7 @@ def size_and_time(path: str) -> tuple[int, int]:
 
 
 def same_images(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Return whether two fingerprints may be of the same images; only those of one form have comparable names."""
+    """Return whether two fingerprints may be of the same images; names are compared where they are of one way."""
     if list(first[:2]) != list(second[:2]):
         return False
     return first[2] != second[2] or first[3] == second[3]
@@ -243,9 +266,18 @@ def header_of(
     return dict(header, extensions=list(decoding.extensions), passed_over=passed_over.as_dict())
 
 
-def is_racy(stamps: Sequence[tuple[str, tuple[int, ...]]], began: int) -> bool:
+def is_racy(stamps: Sequence[tuple[str, tuple[int, ...] | None]], began: int) -> bool:
     """Return whether something may have changed while it was listed, from the time `began` on."""
-    return any(max(stamp) > began - RACY_NS for _, stamp in stamps)
+    return any(max(stamp) > began - RACY_NS for _, stamp in stamps if stamp is not None)
+
+
+def stamp_if_there(path: str) -> tuple[str, tuple[int, int] | None]:
+    """Return the absolute path and the stamp of a file; None for one that does not exist, and may come to exist."""
+    return os.path.abspath(path), stamp_of(path) if os.path.lexists(path) else None
+
+
+def _is_unchanged(path: str, stamp: Sequence[int] | None) -> bool:
+    return not os.path.lexists(path) if stamp is None else stamp_of(path) == tuple(stamp)
 
 
 def checksum_of(arrays: Any) -> int:

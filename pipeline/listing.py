@@ -12,7 +12,16 @@ from pipeline import lists
 from pipeline.archive_listing import list_archives
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import FolderIndex, ImageIndex, ListIndex, header_of, is_racy, pack_names
+from pipeline.image_index import (
+    FolderIndex,
+    ImageIndex,
+    ListIndex,
+    header_of,
+    is_racy,
+    pack_names,
+    row_order,
+    stamp_if_there,
+)
 from pipeline.layout import is_hidden, list_classes, list_top
 from pipeline.parquet_listing import list_parquet
 from pipeline.passed_over import PassedOver
@@ -101,8 +110,7 @@ def list_rows(
     """Return the index of a list; its rows count whatever their extensions."""
     began = time.time_ns()
     path = os.path.abspath(source.paths[0])
-    read = [path, *filter(os.path.exists, [os.path.join(os.path.dirname(path), lists.CLASS_NAMES)])]
-    stamps = [(one, stamp_of(one)) for one in read]
+    stamps = [stamp_if_there(path), stamp_if_there(os.path.join(os.path.dirname(path), lists.CLASS_NAMES))]
     images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
@@ -113,9 +121,8 @@ def list_rows(
         if len(images) % _TICK == 0:
             tick()
     names, targets = numbers_of(labels, lines, path, lists.read_class_names(path), classes)
-    keys = [(target, *os.path.split(image)) for image, target in zip(images, targets.tolist())]
-    order = sorted(range(len(images)), key=keys.__getitem__)
+    order = row_order(targets, images)
     header = header_of(source, names, classes, decoding, PassedOver())
     header["stamps"] = None if is_racy(stamps, began) else stamps
-    joined = os.fsencode("".join([images[number] + "\0" for number in order]))
+    joined = os.fsencode("".join([images[row] + "\0" for row in order.tolist()]))
     return ListIndex(pack_names(header, targets[order], joined), source)

@@ -97,8 +97,7 @@ class PassedOver:
             text = "%s in no class passed over, beside the class folders: move images into one of them"
             lines.append(text % _counted(self.loose, "image"))
         for what, (count, name) in sorted(self.odd.items()):
-            text = "%s of the archive passed over, such as %s, which is %s"
-            lines.append(text % (_counted(count, "member"), shown(name), what))
+            lines.append("%s passed over (%s), such as %s" % (_counted(count, "archive member"), what, shown(name)))
         return lines
 
 

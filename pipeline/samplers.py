@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from typing import Any, Iterator, NamedTuple, Sequence, Sized
 
 import numpy
-import torch
 from torch.utils.data import Sampler
+
+from pipeline.shuffling import images_at
 
 
 class Position(NamedTuple):
@@ -17,9 +17,6 @@ class Position(NamedTuple):
 
     index: int  # type: ignore[assignment]
     key: tuple
-
-
-_SEED_STRIDE = 1000003  # a prime far above any number of epochs, so that no two (seed, epoch) share an order
 
 
 class RASampler(Sampler):
@@ -68,18 +65,12 @@ class RASampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices().tolist())
 
-    def indices(self) -> numpy.ndarray:
-        """Return the rank's samples of the epoch, int64 (len(self),)."""
-        order = _permutation(self.length, self.seed, self.epoch) if self.shuffle else numpy.arange(self.length)
-        dealt = numpy.arange(self.num_selected_samples) * self.num_replicas + self.rank
-        return order[dealt % (self.length * self.repeats) // self.repeats]  # the list is repeated where it is too short
-
-
-@functools.lru_cache(maxsize=1)  # one for all the virtual ranks of a process
-def _permutation(length: int, seed: int, epoch: int) -> numpy.ndarray:
-    generator = torch.Generator()
-    generator.manual_seed(seed * _SEED_STRIDE + epoch)
-    return torch.randperm(length, generator=generator).numpy()
+    def indices(self, first: int = 0, count: int | None = None) -> numpy.ndarray:
+        """Return `count` of the rank's samples of the epoch from number `first` on, all by default: int64 (count,)."""
+        last = self.num_selected_samples if count is None else min(first + count, self.num_selected_samples)
+        dealt = numpy.arange(first, last) * self.num_replicas + self.rank
+        places = dealt % (self.length * self.repeats) // self.repeats  # the list is repeated where it is too short
+        return images_at(places, self.length, self.seed, self.epoch) if self.shuffle else places
 
 
 class EvalShard(Sampler):
@@ -120,20 +111,18 @@ class PositionBatches(Sampler):
         return len(self.samplers[0]) // (self.batch_size * self.rounds) * self.rounds * len(self.samplers)
 
     def __iter__(self) -> Iterator[Any]:
-        indices = [sampler.indices() for sampler in self.samplers]
         for batch in range(self.first_batch, len(self)):
             number, place = divmod(batch, len(self.samplers))
-            yield self._positions(self.samplers[place], indices[place], number)
+            yield self._positions(self.samplers[place], number)
 
-    def _positions(self, sampler: RASampler, indices: numpy.ndarray, number: int) -> list[Position]:
+    def _positions(self, sampler: RASampler, number: int) -> list[Position]:
         first = number * self.batch_size
-        used = enumerate(indices[first : first + self.batch_size].tolist(), first)
+        used = enumerate(sampler.indices(first, self.batch_size).tolist(), first)
         return [Position(index, (sampler.seed, sampler.epoch, sampler.rank, draw)) for draw, index in used]
 
     def indices_of(self, number: int, rank: int) -> list[int]:
         """Return the images of the batch `number` of `rank` in the chosen epoch."""
-        indices = self.samplers[0].for_rank(rank).indices()
-        return indices[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+        return self.samplers[0].for_rank(rank).indices(number * self.batch_size, self.batch_size).tolist()
 
 
 class ShardBatches(Sampler):

@@ -23,6 +23,7 @@ _FORMS = "a folder with class folders, a list (%s), archives (%s), or Parquet fi
     " ".join(ARCHIVES),
     PARQUET,
 )
+_PACKED = r"(%s).*\.(tgz|tar\.\w+)"
 _MOST_ARCHIVES = 10**6
 _NAMED = 5
 
@@ -123,7 +124,7 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         raise UserError("%s: no such file or folder, nor a pattern of some; it takes %s" % (name, _FORMS))
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
-        raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_others(len(missing) - 1)))
+        raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_more(len(missing) - 1)))
     if len(paths) == 1:
         return _file_source(part, name, paths[0], image_root)
     forms = {_form_of(path) for path in paths}
@@ -134,8 +135,8 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
     return Source(forms.pop(), part, name, tuple(paths))
 
 
-def _and_others(count: int) -> str:
-    return ", nor do %d others" % count if count else ""
+def _and_more(count: int) -> str:
+    return " (like %d more)" % count if count else ""
 
 
 def expand(pattern: str) -> list[str]:
@@ -218,6 +219,10 @@ def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name
     below = find_below(root, parts)
     remedy = "; %s has: name that folder" % shown(below) if below else ""
     remedy = remedy or ", nor a list, archives or Parquet files of that name"
+    packed = [file for file in list_top(root)[1] if re.fullmatch(_PACKED % "|".join(_PREFIXES[part]), file)]
+    if packed:
+        remedy += "; compressed as %s is, single images cannot be read: unpack it once, such as by gunzip"
+        remedy %= shown(packed[0])
     raise UserError("%s: it has no folder %s/%s" % (name, part, remedy))
 
 
@@ -300,4 +305,4 @@ def _check_none_is_missing(names: Sequence[str]) -> None:
         text = (
             "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
         )
-        raise UserError(text % (shown(name), _and_others(len(missing) - 1).replace("nor do", "and so are")))
+        raise UserError(text % (shown(name), _and_more(len(missing) - 1)))

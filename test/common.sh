@@ -21,7 +21,8 @@ print_usage() {
     cat <<EOF
 
 Options, each as --name=VALUE or --name VALUE:
-  --data_path=DIR    the data set: a folder with train/ and val/, one folder of images per class in each (required)
+  --data_path=DIR    the data set: a folder with train/ and val/, one folder of images per class in each, or with lists or
+                     archives of these names, see docs/DATA.md (required)
   --output_dir=DIR   where checkpoints, logs and results are saved (default: test/output/0)
   --resume=PATH      a checkpoint, or the folder of a run, to resume or to evaluate
   --nproc=N          processes of this machine, one for each device (default: $1)

@@ -13,6 +13,7 @@ BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _MOST_PADDING = 2**20  # bytes after the end mark that are looked at
 _ENDING = ".tar"
+_UNENDED = "what may follow it: the archive has no end mark, and may be cut off"
 _FILES = (b"0", b"\0", b"7")
 _FOLDER, _SPARSE, _LONG_NAME, _LONG_LINK, _SHARED = b"5", b"S", b"L", b"K", b"g"
 _RECORDS = (_LONG_NAME, _LONG_LINK, _SHARED, b"x", b"X")
@@ -53,6 +54,8 @@ def list_tar(handle: int, size: int, odd: Odd) -> Iterator[Member]:
 
 def _list_inner(handle: int, outer: Member, odd: Odd) -> Iterator[Member]:
     folder = outer.name[: -len(_ENDING)] + "/"
+    if not outer.size:
+        odd(outer.name, "an empty archive")
     try:
         check_not_compressed(os.pread(handle, min(BLOCK, outer.size), outer.offset))
         inner = _files(handle, outer.offset, outer.offset + outer.size, lambda name, what: odd(folder + name, what))
@@ -64,7 +67,7 @@ def _list_inner(handle: int, outer: Member, odd: Odd) -> Iterator[Member]:
 
 def _files(handle: int, start: int, end: int, odd: Odd) -> Iterator[Member]:
     """Yield the regular files of the tar archive in the bytes from `start` to `end`."""
-    for kind, name, offset, size, is_sparse in _entries(handle, start, end):
+    for kind, name, offset, size, is_sparse in _entries(handle, start, end, odd):
         if is_sparse:
             odd(name, "sparse")
         elif kind in _FILES:
@@ -76,10 +79,11 @@ def _files(handle: int, start: int, end: int, odd: Odd) -> Iterator[Member]:
             odd(name, _WITHOUT_CONTENTS.get(kind, "of an unknown type"))
 
 
-def _entries(handle: int, position: int, end: int) -> Iterator[tuple[bytes, str, int, int, bool]]:
+def _entries(handle: int, position: int, end: int, odd: Odd) -> Iterator[tuple[bytes, str, int, int, bool]]:
     """Yield (kind, name, offset, size, whether it is sparse) of each member of the tar archive in those bytes."""
     shared: dict[str, str] = {}  # pax records of all members that follow
     own: dict[str, str] = {}  # records of the next member alone
+    name = ""
     while True:
         header = _read_header(handle, position, end)
         if not header:
@@ -104,6 +108,8 @@ def _entries(handle: int, position: int, end: int) -> Iterator[tuple[bytes, str,
         position += size + -size % BLOCK
     if own:
         raise _cut_off(end, "a member should follow its name")
+    if name and position >= end:
+        odd(name, _UNENDED)
 
 
 def _read_header(handle: int, position: int, end: int) -> bytes:

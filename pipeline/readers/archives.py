@@ -25,25 +25,26 @@ class ArchiveReader(Reader):
     """
 
     def __init__(self, paths: Sequence[str], stamps: Sequence[tuple[int, int]]) -> None:
-        self.paths, self.stamps = list(paths), [tuple(stamp) for stamp in stamps]
         self._files: collections.OrderedDict[int, BinaryIO] = collections.OrderedDict()  # the last used at the end
+        self._names: tuple[int, dict[int, str]] = (-1, {})  # of the shard that was named last
+        self.paths, self.stamps = list(paths), [tuple(stamp) for stamp in stamps]
 
     def open(self, key: Key) -> io.BytesIO:
         shard, offset, size = key
-        is_deflated = offset < 0
-        data = self._read(shard, ~offset if is_deflated else offset, size)
-        return io.BytesIO(_inflate(data) if is_deflated else data)
+        data = self._read(shard, _start(key), size)
+        return io.BytesIO(_inflate(data) if offset < 0 else data)
 
     def name(self, key: Key) -> str:
-        shard, offset, size = key
-        path, start = self.paths[shard], ~offset if offset < 0 else offset
-        try:
-            for member in list_members(path):
-                if member.offset == start:
-                    return "%s:%s" % (path, member.name)
-        except (ArchiveError, OSError):  # it was listed once, so that it has changed since
-            pass
-        return "%s: bytes %d to %d" % (path, start, start + size)
+        shard, start = key[0], _start(key)
+        path = self.paths[shard]
+        if self._names[0] != shard:
+            self._names = shard, _names_in(path)
+        name = self._names[1].get(start)
+        return "%s:%s" % (path, name) if name else "%s: bytes %d to %d" % (path, start, start + key[2])
+
+    def names(self, keys: Sequence[Key]) -> list[str]:
+        found = {key: self.name(key) for key in sorted(keys)}  # each shard is listed once for all of its images
+        return [found[key] for key in keys]
 
     def close(self) -> None:
         """Close the shards; reading opens them again."""
@@ -83,6 +84,19 @@ class ArchiveReader(Reader):
             raise OSError("the archive has changed since it was listed")
         self._files[shard] = file
         return file
+
+
+def _names_in(path: str) -> dict[int, str]:
+    """Return {offset: name} of the members of an archive; none where it cannot be listed."""
+    try:
+        return {member.offset: member.name for member in list_members(path)}
+    except (ArchiveError, OSError):  # it was listed once, so that it has changed since
+        return {}
+
+
+def _start(key: Key) -> int:
+    """Return where the contents of a member begin."""
+    return ~key[1] if key[1] < 0 else key[1]
 
 
 def _inflate(data: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Sequence
 
 from runtime.errors import shown
 
@@ -17,6 +17,10 @@ class Reader:
     def name(self, key: Any) -> str:
         """Return the name of the image: a path, or ARCHIVE:MEMBER."""
         raise NotImplementedError
+
+    def names(self, keys: Sequence[Any]) -> list[str]:
+        """Return the names of several images."""
+        return [self.name(key) for key in keys]
 
     def describe(self, key: Any) -> str:
         """Return the name of the image for a message, printable on one line."""

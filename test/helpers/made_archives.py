@@ -61,3 +61,25 @@ def contents_of(path, members):
     with open(path, "rb") as file:
         data = file.read()
     return {member.name: data[member.offset : member.offset + member.size] for member in members}
+
+
+def field(number, length):
+    return b"%0*o\0" % (length - 1, number)
+
+
+def header(name, size=b"00000000000\0", kind=b"0", magic=b"ustar\x0000", total=sum, tail=b""):
+    """Return a header made by hand; `total` adds up its bytes."""
+    start = name.ljust(100, b"\0") + field(0o644, 8) + field(0, 8) + field(0, 8) + size + field(0, 12)
+    end = (kind + bytes(100) + magic).ljust(189, b"\0") + tail
+    block = (start + b" " * 8 + end).ljust(512, b"\0")
+    return block[:148] + b"%06o\0 " % total(block) + block[156:]
+
+
+def records(**values):
+    """Return a pax header for the next member."""
+    text = b""
+    for key, value in values.items():
+        record = b" " + key.replace("__", ".").encode() + b"=" + value + b"\n"
+        length = len(record) + len(b"%d" % (len(record) + 3))
+        text += b"%d" % length + record
+    return header(b"x", field(len(text), 12), b"x") + text.ljust(-(-len(text) // 512) * 512, b"\0")

@@ -11,28 +11,18 @@ import sys
 
 import odd_pictures
 import pytest
-import torch
 from paths import ROOT
 from PIL import Image
-from recipe import fill
+from predictions import DIGITS, make_image, predicted, save, small
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 import main
 import predict
 from checkpoints import loading, store
 from checkpoints import weights as checkpoint_weights
-from models.smlp import sMLPNet
 from runtime.compat import create_model
 from tools import make_digits
 from training import build
-
-DIGITS = [str(digit) for digit in range(10)]
-
-
-def small(name, **words):
-    """A small network in the place of smlpnet_tiny."""
-    keep = ("image_size", "num_classes", "token_layout")
-    return sMLPNet(dim=8, depths=(1, 1, 2, 1), **{key: value for key, value in words.items() if key in keep})
 
 
 @pytest.fixture
@@ -41,32 +31,9 @@ def models(monkeypatch):
     monkeypatch.setattr(build, "create_model", small)
 
 
-def save(path, scale=1.0, classes=DIGITS, make=small):
-    """A checkpoint of random weights, the last layer's times `scale`, with other EMA weights; its path."""
-    model = fill(make("smlpnet_tiny", num_classes=10, image_size=32))
-    state = model.state_dict()
-    state["mlp_head.0.weight"] *= 0.05 * scale
-    ema = dict(state, **{"mlp_head.0.bias": state["mlp_head.0.bias"] + torch.arange(10.0)})
-    payload = {"format": 1, "model": state, "model_ema": ema, "args": {"model": "smlpnet_tiny", "input_size": 32}}
-    store.save_as(dict(payload, classes=classes) if classes else payload, str(path))
-    return str(path)
-
-
 @pytest.fixture
 def weights(tmp_path, models):
     return save(tmp_path / "weights.pth")
-
-
-def make_image(path, seed=0, side=32):
-    odd_pictures.pixels(side, side, seed).save(str(path), "PNG")
-    return str(path)
-
-
-def predicted(capsys, *words, status=0):
-    """The objects of `--json`, and stderr."""
-    assert predict.main(["--json", "--device=cpu", *words]) == status
-    printed = capsys.readouterr()
-    return [json.loads(line) for line in printed.out.splitlines()], printed.err
 
 
 @pytest.mark.parametrize("words", [["--batch-size=50"], ["--batch-size=355", "--num-workers=1"]])
@@ -254,7 +221,7 @@ def test_a_contact_sheet(weights, tmp_path, capsys, monkeypatch):
     [
         (["not there.pth", "a.png"], "the checkpoint not there.pth: no such file"),
         (["{folder}", "a.png"], "the folder holds neither best.pth nor checkpoint.pth"),
-        (["{weights}"], "IMAGE|FOLDER|-"),
+        (["{weights}"], "IMAGE|SOURCE|-"),
         (["{weights}", "{folder}"], "holds no image"),
         (["{weights}", "a.png", "--top=0"], "--top"),
         (["{weights}", "a.png", "--json", "--csv"], "not allowed with"),

@@ -3,12 +3,15 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 import torch
 from limits import open_files
+from paths import ROOT
 from torch.utils.data import DataLoader, get_worker_info
 
 from checkpoints import loading, store
@@ -81,6 +84,17 @@ def test_nothing_is_printed_of_the_end_that_a_lost_process_is_told():
     queue._reader.close()
     iterator._shutdown_workers()  # `nothing_unexpected` looks for a traceback of the thread that sends the end
     queue._thread.join()
+
+
+def test_a_program_ends_although_its_loader_processes_are_not_ended():
+    program = """
+from pipeline.loader import Loader
+from pipeline.samplers import EvalShard, ShardBatches
+loader = Loader(range(8), ShardBatches(EvalShard(8), 2), list, 2, hands_over=False)
+items = loader.items()
+next(items)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
 def test_fewer_processes_start_where_few_files_may_be_open(caplog):

@@ -1,0 +1,71 @@
+"""The images that a command line names: files, folders, lists, archives, and patterns of archives."""
+
+from __future__ import annotations
+
+import os
+from typing import Sequence
+
+from pipeline import lists, sources
+from pipeline.archive_listing import read_all
+from pipeline.decoding import Decoding
+from pipeline.image_index import size_and_time
+from pipeline.passed_over import PassedOver, list_images_below
+from pipeline.readers.named import NamedImages
+from runtime.errors import UserError, reason, shown
+
+
+def add_source(images: NamedImages, word: str, image_root: str, decoding: Decoding) -> list[str]:
+    """Append the images that `word` means, and return lines on what is passed over.
+
+    The paths of a list's images are relative to `image_root`, or to the list. UserError for a list or an archive that
+    cannot be read, and where there are no images.
+    """
+    if os.path.isdir(word):
+        return add_path(images, word, decoding)
+    paths = [] if os.path.lexists(word) else sources.expand(word)
+    if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
+        return _add_archives(images, word, paths, decoding)
+    if word.lower().endswith(sources.ARCHIVES):
+        return _add_archives(images, word, [word], decoding)
+    if lists.is_list(word):
+        root = image_root or os.path.dirname(word)
+        images.add_files(os.path.join(root, row.path) for row in lists.read_rows(word))
+        return []
+    return add_path(images, word, decoding)
+
+
+def add_path(images: NamedImages, path: str, decoding: Decoding) -> list[str]:
+    """Append the image in the file `path`, or those in a folder and in those below it, sorted; lines as above."""
+    if not os.path.isdir(path):
+        images.add_files([path])
+        return []
+    found, passed_over = list_images_below(path, decoding)
+    images.add_files(found)
+    return _lines(path, len(found), passed_over, decoding)
+
+
+def _add_archives(images: NamedImages, word: str, paths: Sequence[str], decoding: Decoding) -> list[str]:
+    """Append the images in archives, in each by their names."""
+    before, passed_over = len(images), PassedOver()
+    stamps = [_stamp_of(path) for path in paths]
+    for path, stamp, contents in zip(paths, stamps, read_all(paths, decoding, with_labels=False)):
+        rows = zip(contents.names, contents.offsets.tolist(), contents.sizes.tolist())
+        images.add_archive(path, stamp, sorted(rows))
+        passed_over.add(contents.passed_over)
+    return _lines(word, len(images) - before, passed_over, decoding)
+
+
+def _stamp_of(path: str) -> tuple[int, int]:
+    try:
+        return size_and_time(path)
+    except OSError as error:
+        raise UserError("%s: %s" % (shown(path), reason(error))) from None
+
+
+def _lines(name: str, count: int, passed_over: PassedOver, decoding: Decoding) -> list[str]:
+    """Return the lines on what is passed over in a folder or archives; UserError where there are no images."""
+    lines = passed_over.lines()
+    if not count:
+        text = "%s holds no image (%s)" % (shown(name), ", ".join(decoding.endings))
+        raise UserError("; ".join([text, *lines]))
+    return ["%s: %s" % (shown(name), line) for line in lines]
