@@ -5,7 +5,7 @@ A block is a row group of a Parquet file. The order is a function of (seed, epoc
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence, cast
+from typing import Any, NamedTuple, Sequence, cast
 
 import numpy
 import torch
@@ -31,43 +31,80 @@ class BlockSampler(RASampler):
     def __init__(self, images: ParquetIndex, num_replicas: int = 1, rank: int = 0, seed: int = 0, repeats: int = 3):
         super().__init__(images, num_replicas, rank, seed=seed, repeats=repeats)
         self.starts, self.window = images.starts, images.window
-        self._drawn: tuple[Any, numpy.ndarray] = (None, numpy.zeros(0, numpy.int64))  # (epoch, rank), its samples
+        self._plan: Any = None
+        self._permuted: Any = None  # the window that was used last
 
     def indices(self, first: int = 0, count: int | None = None) -> numpy.ndarray:
-        key = self.epoch, self.rank
-        if self._drawn[0] != key:
-            rows = numpy.concatenate([self._permuted(number, window) for number, window in enumerate(self.windows())])
-            self._drawn = key, numpy.repeat(rows, self.repeats)[: self.num_selected_samples]
-        return self._drawn[1][first:] if count is None else self._drawn[1][first : first + count]
+        """Return `count` of the rank's samples of the epoch from number `first` on, all by default: int64 (count,)."""
+        last = self.num_selected_samples if count is None else min(first + count, self.num_selected_samples)
+        places = numpy.arange(first, last) // self.repeats
+        starts = self.plan().starts
+        numbers = numpy.searchsorted(starts, places, "right") - 1
+        parts = [
+            self._permuted_window(number)[places[numbers == number] - starts[number]]
+            for number in numpy.unique(numbers).tolist()
+        ]
+        return numpy.concatenate(parts) if parts else places
 
-    def windows(self) -> list[numpy.ndarray]:
-        """Return the images of each window of the rank, in the order of the blocks."""
-        pieces = list(self._pieces())
-        count = -(-len(pieces) // self.window)
-        bounds = [len(pieces) * number // count for number in range(count + 1)]
-        return [numpy.concatenate(pieces[first:after]) for first, after in zip(bounds, bounds[1:])]
+    def plan(self) -> Plan:
+        """Return the Plan of the rank's epoch."""
+        key = (self.epoch, self.rank)
+        if self._plan is None or self._plan[0] != key:
+            count = -(-self.num_selected_samples // self.repeats)
+            order = _permutation(len(self.starts) - 1, "blocks", self.seed, self.epoch)
+            self._plan = (
+                key,
+                _plan_of(order, numpy.diff(self.starts), self.rank * count % self.length, count, self.window),
+            )
+        return self._plan[1]
 
-    def _permuted(self, number: int, images: numpy.ndarray) -> numpy.ndarray:
-        return images[_permutation(len(images), "window", self.seed, self.epoch, self.rank, number)]
+    def images_of(self, number: int) -> numpy.ndarray:
+        """Return the images of a window of the rank, block by block."""
+        plan = self.plan()
+        parts = []
+        for block, skipped, after in plan.pieces[plan.bounds[number] : plan.bounds[number + 1]].tolist():
+            start, size = int(self.starts[block]), int(self.starts[block + 1] - self.starts[block])
+            images = numpy.arange(start, start + size)
+            if after - skipped < size:
+                images = images[_permutation(size, "block", self.seed, self.epoch, block)]
+            parts.append(images[skipped:after])
+        return numpy.concatenate(parts)
 
-    def _pieces(self) -> Iterator[numpy.ndarray]:
-        """Yield the rank's images of each of its blocks, from the line of all blocks."""
-        order = _permutation(len(self.starts) - 1, "blocks", self.seed, self.epoch)
-        ends = numpy.cumsum(numpy.diff(self.starts)[order])
-        left = -(-self.num_selected_samples // self.repeats)
-        place = self.rank * left % self.length
-        while left:
-            at = int(numpy.searchsorted(ends, place, "right"))
-            block = int(order[at])
-            start, after = self.starts[block : block + 2].tolist()
-            skipped = place - int(ends[at]) + after - start
-            count = min(after - start - skipped, left)
-            images = numpy.arange(start, after)
-            if count < after - start:
-                images = images[_permutation(after - start, "block", self.seed, self.epoch, block)]
-            yield images[skipped : skipped + count]
-            left -= count
-            place = (place + count) % self.length  # the line is repeated where it is too short
+    def _permuted_window(self, number: int) -> numpy.ndarray:
+        key = (self.epoch, self.rank, number)
+        if self._permuted is None or self._permuted[0] != key:
+            images = self.images_of(number)
+            order = _permutation(len(images), "window", self.seed, *key)
+            self._permuted = key, images[order]
+        return self._permuted[1]
+
+
+class Plan(NamedTuple):
+    """The blocks of a rank: (block, first of its images, end of them) as int64 (pieces, 3), split at `bounds`.
+
+    `starts` holds how many images come before each window, and the number of all.
+    """
+
+    pieces: numpy.ndarray
+    bounds: list[int]
+    starts: numpy.ndarray
+
+
+def _plan_of(order: numpy.ndarray, sizes: numpy.ndarray, first: int, count: int, most: int) -> Plan:
+    """Return the Plan of `count` images from the place `first` on in the line of the blocks `order`.
+
+    The line is repeated where it is too short; a window has at most `most` blocks.
+    """
+    sizes = sizes[order]
+    if first + count > sizes.sum():
+        order, sizes = numpy.tile(order, 2), numpy.tile(sizes, 2)
+    begins = numpy.cumsum(sizes) - sizes
+    pieces = numpy.stack([order, numpy.clip(first - begins, 0, sizes), numpy.clip(first + count - begins, 0, sizes)], 1)
+    pieces = pieces[pieces[:, 1] < pieces[:, 2]]
+    windows = -(-len(pieces) // most)
+    bounds = [len(pieces) * number // windows for number in range(windows + 1)]
+    ends = numpy.concatenate([[0], numpy.cumsum(pieces[:, 2] - pieces[:, 1])])
+    return Plan(pieces, bounds, ends[bounds])
 
 
 def _permutation(length: int, purpose: str, *key: int) -> numpy.ndarray:
@@ -100,7 +137,7 @@ def mixing_lines(images: ImageIndex) -> list[str]:
     """Return a line where the rows of Parquet files are sorted by class, so that windows of them mix few classes."""
     if not isinstance(images, ParquetIndex) or not images.has_windows:
         return []
-    rows = BlockSampler(images, repeats=1).windows()[0]
+    rows = BlockSampler(images, repeats=1).images_of(0)
     fractions = numpy.bincount(images.targets) / len(images)
     usual = float((1 - (1 - fractions) ** len(rows)).sum())
     found = len(numpy.unique(images.targets[rows]))

@@ -12,11 +12,10 @@ import numpy
 from pipeline import lists
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import header_of, is_racy, pack, size_and_time
+from pipeline.image_index import header_of, is_racy, pack, size_and_time, stamp_if_there
 from pipeline.parquet_files import LABEL, FileFacts, load_parquet, read_facts, row_name
 from pipeline.parquet_index import ParquetIndex
 from pipeline.passed_over import PassedOver
-from pipeline.reading import stamp_of
 from pipeline.sources import Source
 from runtime.errors import UserError, reason, shown
 
@@ -36,8 +35,7 @@ def list_parquet(
     """Return the index of the Parquet files of `source`; UserError for damage, odd columns, and unknown labels."""
     load_parquet()
     began = time.time_ns()
-    beside = os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES)
-    stamps = [(os.path.abspath(path), stamp_of(path)) for path in (beside,) if os.path.exists(path)]
+    stamps = [stamp_if_there(os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES))]
     files = [_size_and_time(path) for path in source.paths]
     found: list[FileFacts] = []
     labels: list[_Labels] = []

@@ -234,9 +234,8 @@ def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name
     if os.path.isdir(os.path.join(root, part)):
         check_classes(os.path.join(root, part))
     below = find_below(root, parts)
-    remedy = (
-        "; %s has: name that folder" % shown(below) if below else ", nor a list, archives or Parquet files of that name"
-    )
+    remedy = "; %s has: name that folder" % shown(below) if below else ""
+    remedy = remedy or ", nor a list, archives or Parquet files of that name"
     packed = [file for file in list_top(root)[1] if re.fullmatch(_PACKED % "|".join(_PREFIXES[part]), file)]
     if packed:
         remedy += "; compressed as %s is, single images cannot be read: unpack it once, such as by gunzip"

@@ -11,7 +11,7 @@ import torch
 
 import engine
 from checkpoints import store
-from pipeline import index
+from pipeline import index, parquet_listing
 from training import metrics
 
 
@@ -136,7 +136,13 @@ def count_sums(name, rank):
     engine.take_gradients = counting
 
 
+def narrow_windows(name, size):
+    """A window of the shuffle of Parquet files has `size` bytes."""
+    parquet_listing.WINDOW_BYTES = int(size)
+
+
 FAULTS = {
+    "window": narrow_windows,
     "slow-save": slow_save,
     "count-sums": count_sums,
     "nan": not_finite,

@@ -267,6 +267,8 @@ def test_seeds_epochs_and_ranks_have_orders_of_their_own(made, narrow):
     orders = [epoch_of(BlockSampler(images, 1, 0, seed, 1), epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert len(set(map(tuple, orders))) == 4
     again = BlockSampler(images, 1, 0, 1, 1)
+    for first, count in ((0, 7), (30, 1), (5, 60), (110, 9), (114, 3)):
+        assert again.indices(first, count).tolist() == orders[2][first : first + count]
     assert epoch_of(again, 0) == orders[2] and epoch_of(again.for_rank(0), 1) == orders[3]
 
 
@@ -274,7 +276,7 @@ def test_a_rank_sees_each_row_group_in_one_window(made, narrow):
     images = listed(made)
     for rank in range(2):
         sampler = BlockSampler(images, 2, rank, 0, 1)
-        windows = sampler.windows()
+        windows = [sampler.images_of(number) for number in range(len(sampler.plan().bounds) - 1)]
         blocks = [set(numpy.searchsorted(images.starts, window, "right").tolist()) for window in windows]
         assert all(len(window) <= images.window for window in blocks) and len(windows) > 1
         assert sum(map(len, blocks)) == len(set().union(*blocks))
