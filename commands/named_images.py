@@ -6,7 +6,7 @@ import os
 from typing import Sequence
 
 from pipeline import lists, sources
-from pipeline.archive_listing import read_all
+from pipeline.archive_contents import read_all
 from pipeline.decoding import Decoding
 from pipeline.image_index import size_and_time
 from pipeline.passed_over import PassedOver, list_images_below
