@@ -23,6 +23,8 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
     if os.path.isdir(word):
         return add_path(images, word, decoding)
     paths = [] if os.path.lexists(word) else sources.expand(word)
+    if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
+        raise UserError("%s: Parquet files are not read here: write their images into files or a .tar" % shown(word))
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
         return _add_archives(images, word, paths, decoding)
     if word.lower().endswith(sources.ARCHIVES):
