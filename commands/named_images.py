@@ -33,6 +33,9 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
         root = image_root or os.path.dirname(word)
         images.add_files(os.path.join(root, row.path) for row in lists.read_rows(word))
         return []
+    if [path for path in (word, *paths) if path.lower().endswith(sources.PARQUET)]:
+        text = "%s: images in Parquet files are read for a training or an evaluation (--val-data) alone"
+        raise UserError(text % shown(word))
     return add_path(images, word, decoding)
 
 
