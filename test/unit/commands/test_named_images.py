@@ -150,8 +150,8 @@ def test_what_cannot_be_listed_is_refused_by_name(data, tmp_path):
         ("not-{0..2}.tar", "not-0.tar: No such file or directory"),
         ("not-*.zip", "not-*.zip: No such file or directory"),
         ("not there.csv", "not there.csv cannot be read: No such file"),
-        ("val.parquet", "val.parquet: Parquet files are not read here: write their images into files or a .tar"),
-        ("val-{0..2}.parquet", "val-{0..2}.parquet: Parquet files are not read here"),
+        ("val.parquet", "val.parquet: Parquet files are read for a training or an evaluation (--val-data) alone: "),
+        ("val-{0..2}.parquet", "val-{0..2}.parquet: Parquet files are read for a training"),
         ("bad.csv", "bad.csv line 2: the label is empty"),
         ("list.txt", "list.txt line 1: it must end in a blank and the number"),
     ):
