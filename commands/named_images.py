@@ -24,15 +24,13 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
         return add_path(images, word, decoding)
     paths = [] if os.path.lexists(word) else sources.expand(word)
     if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
-        raise UserError(
-            "%s: Parquet files are read for a training or an evaluation (--val-data) alone: write their images into files or a .tar"
-            % shown(word)
-        )
+        text = "%s: Parquet files are read for a training or an evaluation (--val-data) alone"
+        raise UserError(text % shown(word))
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
         return _add_archives(images, word, paths, decoding)
     if word.lower().endswith(sources.ARCHIVES):
         return _add_archives(images, word, [word], decoding)
-    if lists.is_list(word):
+    if lists.is_list(word) and not word.lower().endswith(".txt"):  # a text file among images is often some other
         root = image_root or os.path.dirname(word)
         images.add_files(os.path.join(root, row.path) for row in lists.read_rows(word))
         return []

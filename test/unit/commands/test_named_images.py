@@ -97,7 +97,7 @@ def test_damaged_files_of_labels_do_not_matter(data, tmp_path):
     assert lines == ["%s: 1 file passed over: .cls 1" % path]
 
 
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".txt"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl"])
 def test_a_list_has_its_images_in_its_order(data, tmp_path, ending):
     made = str(tmp_path / "made")
     CONTAINERS[ending[1:]](data, made)
@@ -140,7 +140,7 @@ def test_what_cannot_be_listed_is_refused_by_name(data, tmp_path):
     with tarfile.open(str(tmp_path / "none.tar"), "w") as archive:
         add(archive, "notes.md", b"")
     (tmp_path / "bad.csv").write_text("path,label\na.png,\n")
-    (tmp_path / "list.txt").write_text("a.png cat\n")
+    (tmp_path / "list.csv").write_text("path\na.png\n")
     for name, text in (
         ("cut.tar", "cut.tar: it is damaged, or cut off at byte 3000"),
         ("empty.zip", "empty.zip: it is empty"),
@@ -150,10 +150,10 @@ def test_what_cannot_be_listed_is_refused_by_name(data, tmp_path):
         ("not-{0..2}.tar", "not-0.tar: No such file or directory"),
         ("not-*.zip", "not-*.zip: No such file or directory"),
         ("not there.csv", "not there.csv cannot be read: No such file"),
-        ("val.parquet", "val.parquet: Parquet files are read for a training or an evaluation (--val-data) alone: "),
+        ("val.parquet", "val.parquet: Parquet files are read for a training or an evaluation (--val-data) alone"),
         ("val-{0..2}.parquet", "val-{0..2}.parquet: Parquet files are read for a training"),
         ("bad.csv", "bad.csv line 2: the label is empty"),
-        ("list.txt", "list.txt line 1: it must end in a blank and the number"),
+        ("list.csv", "list.csv line 1: the header has the columns path and not label"),
     ):
         with pytest.raises(UserError) as raised:
             added(str(tmp_path / name))
