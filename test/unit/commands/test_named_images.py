@@ -159,12 +159,14 @@ def test_what_cannot_be_listed_is_refused_by_name(data, tmp_path):
 
 
 def test_other_words_are_paths(tmp_path):
-    odd = ["a[1].png", "{a,b}.png", "*.jpg", "a\nb.png", "no\udcfftext.png", "high\ud800.png", "x.parquet", ""]
+    odd = ["a[1].png", "{a,b}.png", "*.jpg", "a\nb.png", "no\udcfftext.png", "high\ud800.png", ""]
     images, lines = added(*odd)
     assert names_of(images) == odd and lines == []
     path = make_image(tmp_path / "x{1,2}*.tar")  # it exists: no pattern
     with pytest.raises(UserError, match=r"x\{1,2\}\*.tar: it is neither a tar nor a zip archive"):
         added(path)
+    with pytest.raises(UserError, match="x.parquet: images in Parquet files are read for a training or"):
+        added("x.parquet")
 
 
 def test_an_image_takes_few_bytes_beside_its_name(data, tmp_path):
