@@ -1,4 +1,4 @@
-"""Images a second of the loaders: on one core, as each loader process works, and through N processes.
+"""Images a second of the loaders: on one core, as each loader process works, through N processes, from each container.
 
 The baseline is the published pipeline: Pillow and timm to a normalised float32 tensor, torch's collate, every image
 decoded for each of its three repetitions.
@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 import datasets
-from benchmarks import photos, timing
+from benchmarks import containers, photos, timing
 from benchmarks.report import Row
 from options import parsing
 from pipeline import layout, reading
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from options.parsing import Options
 
 MOST_COMPARED = 300  # images for the PSNR
+MOST_PACKED = 300  # images in each container
 
 
 class Pipeline(NamedTuple):
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> list[Row]:
             photos.write_photos(made)
         root = options.data_path or made
         rows = _rates(options, root, is_train=True) + _rates(options, root, is_train=False)
-        return rows + _closeness(root, options.input_size)
+        return rows + _by_container(options, root) + _closeness(root, options.input_size)
 
 
 def _run_options(root: str, input_size: int, loader: str) -> Options:
@@ -118,8 +119,22 @@ def _rates(options: argparse.Namespace, root: str, is_train: bool) -> list[Row]:
     return rows
 
 
-def _rows(options: argparse.Namespace, works: dict[str, Callable[[], int]], name: str) -> list[Row]:
-    rates = timing.summarize(timing.alternate(works, options.rounds, options.seconds), "published")
+def _by_container(options: argparse.Namespace, root: str) -> list[Row]:
+    """Return rows of the exact loader over the same images in each container; the baseline is the folder."""
+    exact = _run_options(root, options.input_size, "exact")
+    with tempfile.TemporaryDirectory() as made:
+        packed = containers.pack(_images(root, "val"), max(MOST_PACKED, options.batch_size), made)
+        works = {}
+        for form, images in packed.items():
+            dataset = datasets.image_folder(images, exact, False, images.reader())
+            works[form] = _one_core(Pipeline(dataset, collate), options.batch_size)
+        return _rows(options, works, "eval on one core, exact, by container", "folder")
+
+
+def _rows(
+    options: argparse.Namespace, works: dict[str, Callable[[], int]], name: str, baseline: str = "published"
+) -> list[Row]:
+    rates = timing.summarize(timing.alternate(works, options.rounds, options.seconds), baseline)
     return [timing.to_row("%s: %s" % (name, key), "images/s", rate) for key, rate in rates.items()]
 
 

@@ -1,24 +1,27 @@
 """How long a run takes to list its images, and what the list costs in memory, beside torchvision's ImageFolder.
 
-The folders are in the system's cache. The methods take turns in each round; a value is the median of the rounds.
+A tar is listed beside tarfile. The folders are in the system's cache. The methods take turns in each round; a value is
+the median of the rounds.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
+import tarfile
 import tempfile
 import time
 from typing import TYPE_CHECKING, Sequence
 
 from torchvision.datasets.folder import ImageFolder
 
+from benchmarks.containers import add_member
 from benchmarks.report import Row
-from pipeline import index
+from pipeline import index, sources
 from pipeline.image_index import RACY_NS, ImageIndex
 from pipeline.index_forms import open_index
 from pipeline.layout import list_classes
-from pipeline.listing import list_images
+from pipeline.listing import list_images, list_source
 from pipeline.sources import folder_source
 from runtime.errors import RunError
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 CLASSES, ROUNDS = 1000, 5
 PEER, FIRST, SECOND = "torchvision ImageFolder", "first start, folders listed", "second start, index read and checked"
+MEMBERS = 20000  # of the tar
+TAR_PEER, TAR_FIRST = "tarfile", "first start, headers read"
 _MEMORY = "/proc/self/smaps_rollup"
 
 
@@ -37,7 +42,8 @@ def run(options: argparse.Namespace) -> list[Row]:
         if not os.path.isdir(tree) or not os.listdir(tree):
             make_tree(tree, options.files)
         time.sleep(RACY_NS / 1e9 + 0.1)  # an index of folders that have just changed is not kept
-        return measure(tree, os.path.join(work, "cache"))
+        rows = measure(tree, os.path.join(work, "cache"))
+        return rows + measure_tar(os.path.join(work, "images.tar"), min(options.files, MEMBERS))
 
 
 def make_tree(tree: str, files: int) -> None:
@@ -69,6 +75,30 @@ def measure(tree: str, cache: str) -> list[Row]:
     return rows + (_rows(setting, "memory of a loader process", "MiB", memory) if os.path.exists(_MEMORY) else [])
 
 
+def measure_tar(path: str, members: int) -> list[Row]:
+    """Write a tar of `members` images in 1,000 class folders, and return the rows for it."""
+    with tarfile.open(path, "w") as archive:
+        for number in range(members):
+            name = "n%08d" % (number % CLASSES)
+            add_member(archive, "%s/%s_%d.JPEG" % (name, name, number), b"")
+    microseconds: dict[str, list[float]] = {TAR_PEER: [], TAR_FIRST: []}
+    for _ in range(ROUNDS):
+        for name, start in ((TAR_PEER, _tar_peer), (TAR_FIRST, _tar_first)):
+            began = time.perf_counter()
+            found = start(path)
+            microseconds[name].append((time.perf_counter() - began) * 1e6 / found)
+    return _rows("a tar of {:,} members: %s".format(members), "time a member", "us", microseconds, TAR_PEER)
+
+
+def _tar_peer(path: str) -> int:
+    with tarfile.open(path) as archive:
+        return len(archive.getmembers())
+
+
+def _tar_first(path: str) -> int:
+    return len(list_source(sources.read_source("train", path), None))
+
+
 def _peer(tree: str, cache: str) -> Sequence[tuple[str, int]]:
     return ImageFolder(tree).samples
 
@@ -91,10 +121,11 @@ def _second(tree: str, cache: str) -> ImageIndex:
     return images
 
 
-def _rows(setting: str, measure: str, unit: str, values: dict[str, list[float]]) -> list[Row]:
+def _rows(setting: str, measure: str, unit: str, values: dict[str, list[float]], baseline: str = PEER) -> list[Row]:
     medians = {name: statistics.median(several) for name, several in values.items()}
     return [
-        Row(setting % name, measure, value, unit, medians[PEER] / max(value, 1e-9)) for name, value in medians.items()
+        Row(setting % name, measure, value, unit, medians[baseline] / max(value, 1e-9))
+        for name, value in medians.items()
     ]
 
 

@@ -10,7 +10,7 @@ from results import trackers
 from runtime.errors import UserError
 
 FOLDERS = ("data_path", "image_root", "index_cache", "output_dir")
-FILES = ("config", "eval_json", "finetune", "resume", "teacher_path")
+FILES = ("config", "eval_json", "finetune", "resume", "teacher_path", "train_data", "val_data")
 VALUES = {"model": list_models.names(), "teacher_model": list_models.names(), "tracker": trackers.NAMES}
 
 # shtab's function knows neither `--name=value`, which bash takes apart, nor `--some_name`, nor an interpreter in front.

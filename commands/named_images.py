@@ -6,7 +6,7 @@ import os
 from typing import Sequence
 
 from pipeline import lists, sources
-from pipeline.archive_listing import read_all
+from pipeline.archive_contents import read_all
 from pipeline.decoding import Decoding
 from pipeline.image_index import size_and_time
 from pipeline.passed_over import PassedOver, list_images_below
@@ -23,6 +23,11 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
     if os.path.isdir(word):
         return add_path(images, word, decoding)
     paths = [] if os.path.lexists(word) else sources.expand(word)
+    if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
+        raise UserError(
+            "%s: Parquet files are read for a training or an evaluation (--val-data) alone: write their images into files or a .tar"
+            % shown(word)
+        )
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
         return _add_archives(images, word, paths, decoding)
     if word.lower().endswith(sources.ARCHIVES):
@@ -31,9 +36,6 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
         root = image_root or os.path.dirname(word)
         images.add_files(os.path.join(root, row.path) for row in lists.read_rows(word))
         return []
-    if [path for path in (word, *paths) if path.lower().endswith(sources.PARQUET)]:
-        text = "%s: images in Parquet files are read for a training or an evaluation (--val-data) alone"
-        raise UserError(text % shown(word))
     return add_path(images, word, decoding)
 
 

@@ -57,7 +57,7 @@ def _add_data(parser: Parser) -> None:
     add("--val-data", default="", metavar="SOURCE", help=text)
     text = "folder of the images that a list names (default: the list's)"
     add("--image-root", default="", metavar="DIR", help=text)
-    text = "where lists of the images are kept (default: --output-dir)"
+    text = "where indexes of the images are kept (default: --output-dir)"
     add("--index-cache", default="", metavar="DIR", help=text)
     text = "IMNET, a folder of images, alone is supported (default: IMNET)"
     add("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help=text)

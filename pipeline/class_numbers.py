@@ -29,6 +29,13 @@ def numbers_of(
     table = numpy.array([places.get(name, -1) for name in names])
     strangers = [names[number] for number in numpy.unique(numbers) if table[number] < 0]
     if strangers:
-        text = "%s: the class %s is not among the training classes%s"
-        raise UserError(text % (source, shown(strangers[0]), did_you_mean(strangers[0], known)))
+        raise stranger_error(source, strangers[0], known)
     return list(known), table[numbers].astype(numpy.int32)
+
+
+def stranger_error(source: str, name: str, known: Sequence[str]) -> UserError:
+    """Return the error of a class that is not among the training classes `known`."""
+    hint = did_you_mean(name, known)
+    if list(known) == [str(number) for number in range(len(known))]:
+        hint = ", which are numbers: name them in classes.txt beside the training data"
+    return UserError("%s: the class %s is not among the training classes%s" % (source, shown(name), hint))

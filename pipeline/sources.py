@@ -23,7 +23,8 @@ _FORMS = "a folder with class folders, a list (%s), archives (%s), or Parquet fi
     " ".join(ARCHIVES),
     PARQUET,
 )
-_PACKED = r"(%s).*\.(tgz|tar\.\w+)"
+_PACKED_ENDING = r"\.(tgz|tar\.\w+)$"
+_PACKED = r"(%s).*" + _PACKED_ENDING
 _MOST_ARCHIVES = 10**6
 _NAMED = 5
 
@@ -81,7 +82,10 @@ def find(
     """
     given = given or {}
     if not all(given.get(part) for part in parts) and not os.path.isdir(root):
-        raise UserError("%s: no such folder" % " ".join(filter(None, [option, shown(root)])))
+        name = " ".join(filter(None, [option, shown(root)]))
+        if os.path.exists(root):
+            raise UserError("%s is not a folder: name a part of the data by --train-data or --val-data" % name)
+        raise UserError("%s: no such folder" % name)
     found = {}
     for part in parts:
         if given.get(part):
@@ -115,7 +119,7 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
     if "://" in text:
         raise UserError("%s: data is not read from URLs: copy it to this machine first" % name)
     if os.path.isdir(text):
-        check_classes(text)
+        _check_part_folder(name, text)
         return folder_source(part, text)
     if os.path.lexists(text):
         return _file_source(part, name, text, image_root)
@@ -133,6 +137,18 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         text = "%s: a pattern takes archives alone (%s), or Parquet files alone (%s), not %s"
         raise UserError(text % (name, " ".join(ARCHIVES), PARQUET, shown(others[0])))
     return Source(forms.pop(), part, name, tuple(paths))
+
+
+def _check_part_folder(name: str, folder: str) -> None:
+    """Raise UserError where a folder does not hold class folders, but other parts or forms of data."""
+    folders, files = list_top(folder)
+    if "train" in folders and "val" in folders:
+        raise UserError("%s holds train/ and val/: pass it as --data-path, or name one of them" % name)
+    endings = {os.path.splitext(file)[1] for file in files} & {*ARCHIVES, PARQUET}
+    if endings and not folders:
+        pattern = os.path.join(folder, "*" + min(endings))
+        raise UserError("%s has no class folders: its files are named by a pattern, '%s'" % (name, shown(pattern)))
+    check_classes(folder)
 
 
 def _and_more(count: int) -> str:
@@ -187,7 +203,8 @@ def _file_source(part: str, name: str, path: str, image_root: str) -> Source:
         return Source("list", part, name, (path,), image_root or os.path.dirname(path) or ".")
     if form:
         return Source(form, part, name, (path,), labels=_labels_beside(path))
-    raise UserError("%s: it takes %s" % (name, _FORMS))
+    advice = "; unpack it once, such as by gunzip" if re.search(_PACKED_ENDING, path) else ""
+    raise UserError("%s: it takes %s%s" % (name, _FORMS, advice))
 
 
 def _labels_beside(path: str) -> str:
@@ -232,7 +249,7 @@ def _candidates(root: str, part: str, image_root: str) -> list[Source]:
     found = []
     if part in folders and _has_folders(os.path.join(root, part)):
         found.append(folder_source(part, os.path.join(root, part)))
-    archives = _archives(files, part)
+    archives = _archives(root, files, part)
     is_labelled_by_list = archives == [[_IMAGENET["val"]]] and part == "val"
     for ending in LISTS if not is_labelled_by_list else ():
         if part + ending in files:
@@ -243,7 +260,7 @@ def _candidates(root: str, part: str, image_root: str) -> list[Source]:
         source = Source("archive", part, "", paths, labels=_labels_beside(paths[0]))
         found.append(replace(source, name=source.title))
     for folder in (root, *(os.path.join(root, name) for name in folders if name == "data")):
-        for names in _parquet_files(files if folder is root else list_top(folder)[1], part):
+        for names in _parquet_files(folder, files if folder is root else list_top(folder)[1], part):
             source = Source("parquet", part, "", tuple(os.path.join(folder, name) for name in names))
             found.append(replace(source, name=source.title))
     return found
@@ -257,7 +274,7 @@ def _has_folders(folder: str) -> bool:
         return True
 
 
-def _archives(files: Sequence[str], part: str) -> list[list[str]]:
+def _archives(folder: str, files: Sequence[str], part: str) -> list[list[str]]:
     """Return the groups of names of archives that hold `part`: one archive, or shards of one naming."""
     groups: dict[str, list[str]] = {}
     for name in files:
@@ -267,28 +284,28 @@ def _archives(files: Sequence[str], part: str) -> list[list[str]]:
         for prefix in _PREFIXES[part] if ending == ".tar" else ():
             if re.fullmatch(re.escape(prefix) + r"[-_.]?\d[\w.-]*", stem):
                 groups.setdefault(prefix, []).append(name)
-    return _complete(groups)
+    return _complete(groups, folder)
 
 
-def _parquet_files(files: Sequence[str], part: str) -> list[list[str]]:
+def _parquet_files(folder: str, files: Sequence[str], part: str) -> list[list[str]]:
     """Return the groups of names of Parquet files that hold `part`, such as train-00000-of-00064.parquet."""
     groups: dict[str, list[str]] = {}
     for name in files:
         for prefix in _PREFIXES[part]:
             if re.fullmatch(re.escape(prefix) + r"([-_.\d].*)?" + re.escape(PARQUET), name):
                 groups.setdefault(prefix, []).append(name)
-    return _complete(groups)
+    return _complete(groups, folder)
 
 
-def _complete(groups: dict[str, list[str]]) -> list[list[str]]:
+def _complete(groups: dict[str, list[str]], folder: str) -> list[list[str]]:
     """Return the groups of names, sorted; UserError where one lacks some."""
     for names in groups.values():
         names.sort()
-        _check_none_is_missing(names)
+        _check_none_is_missing(folder, names)
     return [groups[name] for name in sorted(groups)]
 
 
-def _check_none_is_missing(names: Sequence[str]) -> None:
+def _check_none_is_missing(folder: str, names: Sequence[str]) -> None:
     """Raise UserError where the numbers of shards have a gap, or are fewer than their names say (-of-00064)."""
     found = [re.fullmatch(r"(.*?)(\d+)(-of-(\d+))?((?:-[0-9a-f]{16})?\.[a-z]+)", name) for name in names]
     if not all(found) or len({(match[1], match[3]) for match in found if match}) > 1:
@@ -305,4 +322,4 @@ def _check_none_is_missing(names: Sequence[str]) -> None:
         text = (
             "%s is missing%s: a training would be one without its images; name the others by --train-data, --val-data"
         )
-        raise UserError(text % (shown(name), _and_more(len(missing) - 1)))
+        raise UserError(text % (shown(os.path.join(folder, name)), _and_more(len(missing) - 1)))

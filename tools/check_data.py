@@ -59,7 +59,10 @@ def check(options: argparse.Namespace) -> int:
         from pipeline import decoding, findings, findings_text
     chosen = decoding.choose(options.extensions, options.exif_transpose, {})
     workers = usable_cores() if options.num_workers is None else options.num_workers
-    parts = {name: inspect_part(found[name], options.input_size, workers, chosen) for name in PARTS}
+    parts: dict[str, Part] = {}
+    for name in PARTS:  # labels of val are those of train, where it has no folders
+        known = parts["train"].images.classes if name == "val" else None
+        parts[name] = inspect_part(found[name], known, options.input_size, workers, chosen)
     result = findings.findings_of(parts, options.input_size, chosen)
     for line in findings_text.lines_of(result):
         print(line)
@@ -88,18 +91,19 @@ def _find(options: argparse.Namespace) -> dict[str, sources.Source]:
     return found
 
 
-def inspect_part(source: sources.Source, input_size: int, workers: int, decoding: Decoding) -> Part:
-    """Inspect every image of a part of a data set."""
+def inspect_part(
+    source: sources.Source, classes: Sequence[str] | None, input_size: int, workers: int, decoding: Decoding
+) -> Part:
+    """Inspect every image of a part of a data set; those of a list or an archive are of the `classes`, if any."""
     from pipeline.findings import Part, Sample
     from pipeline.inspection import inspect_images
     from pipeline.listing import list_source
 
     strangers = Sample()
     closed: dict[str, str] = {}
-    readable = None
     if source.form == "folder":
-        readable = _readable_classes(source.place, strangers, closed, decoding)
-    images = list_source(source, readable, decoding=decoding)
+        classes = _readable_classes(source.place, strangers, closed, decoding)
+    images = list_source(source, classes, decoding=decoding)
     if source.form != "folder":
         strangers.count = sum(images.passed_over.kinds.values())
     return Part(

@@ -98,6 +98,9 @@ TABLE = {
     ),
     "python predict.py FILE FILE --top": executed(),
     "python predict.py FILE FILE FILE --top": executed(),
+    "python predict.py FILE FILE FILE FILE --json > FILE": covered(
+        "test/unit/commands/test_named_images.py::test_predictions_of_archives_are_those_of_the_files"
+    ),
     "python predict.py FILE FILE --csv --plot > FILE": executed(module="matplotlib"),
     "python tools/report.py FILE": executed(module="matplotlib"),
     "python tools/report.py FILE FILE --output": executed(module="matplotlib"),

@@ -13,8 +13,9 @@ if not hasattr(torch, "compile"):
     pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
 
 import benchmark
-from benchmarks import photos, report, timing
+from benchmarks import containers, photos, report, start, timing
 from benchmarks.report import Row
+from pipeline.listing import list_images
 
 ROWS = [
     Row("baseline", "speed", 10.0, "images/s", 1.0, 0.9, 1.1),
@@ -228,3 +229,38 @@ def test_the_ledger_as_a_program_of_its_own():
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ours: total" in done.stdout
+
+
+def test_containers_are_compared_with_the_folder(photo_folder, tmp_path, capsys):
+    words = ["data", "--batch-size=4", "--input-size=32", "--num-workers=0", "--rounds=1", "--seconds=0"]
+    threads = torch.get_num_threads()
+    try:
+        assert benchmark.main([*words, "--data-path=" + photo_folder, "--output=%s" % tmp_path]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "data.json").read_text())["rows"]
+    found = [row for row in rows if row["setting"].startswith("eval on one core, exact, by container: ")]
+    assert [row["setting"].split(": ")[1] for row in found] == ["folder", "tar", "shards", "zip"]
+    assert found[0]["ratio"] == 1 and all(row["unit"] == "images/s" for row in found)
+
+
+def test_the_same_images_are_in_each_container(photo_folder, tmp_path):
+    images = list_images(photo_folder + "/train", ["class0", "class1"])
+    for most, count in ((3, 3), (100, 8)):
+        folder = tmp_path / str(most)
+        folder.mkdir()
+        packed = containers.pack(images, most, str(folder))
+        contents = []
+        for found in packed.values():
+            assert len(found) == count and found.classes == images.classes
+            contents.append([(found.reader().open(key).read(), target) for key, target in found])
+        assert all(content == contents[0] for content in contents)
+
+
+def test_a_tar_is_listed_beside_tarfile(tmp_path):
+    rows = start.measure_tar(str(tmp_path / "a.tar"), 2000)
+    assert [row.setting for row in rows] == [
+        "a tar of 2,000 members: tarfile",
+        "a tar of 2,000 members: first start, headers read",
+    ]
+    assert rows[0].ratio == 1 and all(row.unit == "us" and row.value > 0 for row in rows)

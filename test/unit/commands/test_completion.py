@@ -87,6 +87,9 @@ def test_bash_offers_files(scripts, tmp_path):
     assert sorted(candidates(scripts, "python main.py --resume a", tmp_path)) == ["a folder", "a.pth"]
     assert candidates(scripts, "python main.py --resume=b", tmp_path) == ["b.pth"]
     assert candidates(scripts, "python main.py --output-dir=", tmp_path) == ["a folder"]
+    assert candidates(scripts, "python main.py --image-root ", tmp_path) == ["a folder"]
+    for option in ("--train-data=", "--val-data=", "--train_data "):
+        assert sorted(candidates(scripts, "python main.py %sa" % option, tmp_path)) == ["a folder", "a.pth"]
 
 
 ZSH = r"""

@@ -33,6 +33,9 @@ IN_WORDS = {
     "--virtual-ranks": "one a process",
     "--output-dir": "nothing is saved",
     "--eval-json": "nowhere",
+    "--train-data": "what --data-path holds",
+    "--val-data": "what --data-path holds",
+    "--image-root": "the list's",
 }
 # What the help must name, by metavar: what the number counts or measures.
 UNITS = {"IMAGES": "images", "EPOCHS": "epochs", "EPOCH": "epoch", "STEPS": "steps", "SECONDS": "seconds"}

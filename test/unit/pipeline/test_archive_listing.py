@@ -121,7 +121,7 @@ def test_an_archive_without_its_end_mark_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, message", [(b"9", "label 9"), (b"owl", "label owl"), (b"\xff", "train.tar: a/1.cls")]
+    "content, message", [(b"9", "train.tar:a/1.png: label 9"), (b"owl", "label owl"), (b"\xff", "train.tar: a/1.cls")]
 )
 def test_a_label_that_is_none_is_named(tmp_path, content, message):
     path = str(tmp_path / "train.tar")
@@ -145,6 +145,37 @@ def test_images_without_classes_are_refused(tmp_path):
         add(archive, "1.png", PICTURE)
     with pytest.raises(UserError, match="its 1 images lie neither in class folders, nor have they labels"):
         listed(path)
+
+
+def write(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            add(archive, name, content)
+    return path
+
+
+def test_both_parts_in_one_archive_are_refused(tmp_path):
+    path = write(str(tmp_path / "data.tar"), {"train/a/1.png": PICTURE, "val/a/1.png": PICTURE})
+    with pytest.raises(UserError, match="holds train/ and val/, but an archive is one part"):
+        listed(path)
+
+
+def test_labels_of_keys_that_end_at_the_first_dot_count(tmp_path):
+    members = {"0.input.png": PICTURE, "0.cls": b"cat", "1.png": PICTURE, "1.seg.png": PICTURE, "1.cls": b"dog"}
+    images = listed(write(str(tmp_path / "train.tar"), dict(members, **{"2.png": PICTURE, "._1.png": PICTURE})))
+    names = [(name, path.rpartition(":")[2]) for name, path in names_of(images)]
+    assert names == [("cat", "0.input.png"), ("dog", "1.png")]
+    assert images.passed_over.odd == {
+        "an image without a label": [2, "1.seg.png"],
+        "a resource fork of macOS": [1, "._1.png"],
+    }
+
+
+def test_names_that_follow_numbers_are_told_to_need_classes_txt(tmp_path):
+    known = listed(write(str(tmp_path / "train.tar"), {"0.png": PICTURE, "0.cls": b"0"})).classes
+    path = write(str(tmp_path / "val.tar"), {"cat/0.png": PICTURE})
+    with pytest.raises(UserError, match="class cat is not among .* numbers: name them in classes.txt"):
+        listed(path, known, "val")
 
 
 @pytest.fixture

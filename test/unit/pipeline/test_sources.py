@@ -83,10 +83,10 @@ FAULTS = {
         ["train.tar", "train-0.tar", "val.tar"],
         "twice, as archive .*train-0.tar and as archive .*train.tar",
     ),
-    "a gap": (["train-00.tar", "train-02.tar", "val.tar"], r"^train-01.tar is missing: "),
-    "an end": (["train-0-of-3.tar", "val.tar"], r"^train-1-of-3.tar is missing .like 1 more.: "),
+    "a gap": (["train-00.tar", "train-02.tar", "val.tar"], r"/train-01.tar is missing: "),
+    "an end": (["train-0-of-3.tar", "val.tar"], r"/train-1-of-3.tar is missing .like 1 more.: "),
     "no labels": (["train.tar", "ILSVRC2012_img_val.tar"], "does not tell the classes .* ILSVRC2012_devkit_t12.tar.gz"),
-    "nothing": (["val.tar"], "has no folder train/, nor a list, archives or Parquet files"),
+    "nothing": (["val.tar"], "has no folder train/, nor a list, archives"),
     "compressed": (["train.tar.gz", "val.tar"], "has no folder train/, .*compressed as train.tar.gz is, .* gunzip"),
     "one level down": (["x/train/a/1.png", "x/val/a/1.png"], "has no folder train/; .*/x has: name that folder"),
     "no classes": (["train/1.png", "val/a/1.png"], "train has no class folders"),
@@ -121,13 +121,21 @@ def test_sources_are_named_one_by_one(tmp_path):
         ("HERE/a.rar", "a.rar: it takes a folder with class folders, a list"),
         ("HERE/{a,b}.csv", "a pattern takes archives alone"),
         ("x-{0..9999999}.tar", "over 1000000 names"),
+        ("HERE/x.tar.gz", "x.tar.gz: it takes .* unpack it once, such as by gunzip"),
+        ("HERE/shards", "HERE/shards has no class folders: its files are named by a pattern, 'HERE/shards/[*].tar'"),
+        ("HERE/all", "HERE/all holds train/ and val/: pass it as --data-path"),
     ],
 )
 def test_a_source_that_is_none_is_refused(tmp_path, text, message):
-    fill(tmp_path, "a.rar", "a.csv", "b.csv")
+    fill(tmp_path, "a.rar", "a.csv", "b.csv", "x.tar.gz", "shards/0.tar", "all/train/a/1.png", "all/val/a/1.png")
     text = text.replace("HERE", str(tmp_path))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message.replace("HERE", str(tmp_path))):
         find("", ("train",), train=text)
+
+
+def test_an_archive_is_no_data_path(tmp_path):
+    with pytest.raises(UserError, match="--data-path .*train.tar is not a folder: name a part .* by --train-data"):
+        find(touch(tmp_path, "train.tar"))
 
 
 def test_a_name_with_the_signs_of_a_pattern_is_that_of_a_file(tmp_path):

@@ -62,6 +62,16 @@ def test_a_set_that_is_fit(tmp_path, check, workers):
     assert "below   41 pixels 5 images" in said
 
 
+def test_numbers_in_a_list_of_val_are_those_of_the_folders_of_train(tmp_path, check):
+    root = write_set(tmp_path / "data")
+    os.rename(os.path.join(root, "val"), os.path.join(root, "pictures"))
+    with open(os.path.join(root, "val.txt"), "w") as file:
+        file.write("pictures/a/0.png 0\npictures/b/0.png 1\npictures/b/1.png 1\n")
+    status, findings, said, errors = check(root)
+    assert (status, errors) == (0, "") and said.endswith("Fit for training\n")
+    assert findings["val"]["largest_classes"] == [["b", 2], ["a", 1]]
+
+
 def test_broken_files_are_those_of_a_training(tmp_path, check):
     good, bad = decodable(), undecodable()
     root = write_set(tmp_path / "data")

@@ -13,6 +13,7 @@ import engine
 import main
 from checkpoints import loading, store
 from pipeline.readers import archives
+from results.reader import RunFolder
 from training import build
 
 PART_NAMES = ("train", "val")
@@ -126,7 +127,8 @@ def test_a_run_resumes_from_its_config_in_another_folder(small, data, tmp_path, 
     assert config["data_path"] == ""
     for option in ("train-data", "val-data", "image-root"):
         if option in given:
-            assert config[option.replace("-", "_")] == os.path.abspath(str(made / given[option]))
+            full = os.path.abspath(str(made / given[option]))
+            assert config[option.replace("-", "_")] == full == RunFolder(out).options[option.replace("-", "_")]
     monkeypatch.chdir(str(tmp_path))
     capsys.readouterr()
     assert main.main(["--config", os.path.join(out, "config.yaml")]) == 0, capsys.readouterr().err

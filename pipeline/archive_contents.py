@@ -1,0 +1,176 @@
+"""What archives hold: images, where each lies, and the labels that WebDataset shards have beside them."""
+
+from __future__ import annotations
+
+import collections
+import os
+from typing import Callable, Iterator, NamedTuple, Sequence
+
+import numpy
+from torch.utils.data import Dataset
+
+from pipeline.archives.members import ArchiveError, Member, list_members
+from pipeline.decoding import Decoding
+from pipeline.image_index import size_and_time
+from pipeline.layout import is_hidden
+from pipeline.loader import Loader, LostProcess
+from pipeline.passed_over import PassedOver
+from pipeline.readers.archives import ArchiveReader
+from pipeline.samplers import EvalShard, ShardBatches
+from runtime.affinity import usable_cores
+from runtime.errors import RunError, UserError, reason, shown
+from utils import parse_json
+
+_LABEL_ENDINGS = (".cls", ".json")  # of WebDataset, beside an image of the same name
+_LABEL_KEYS = ("label", "cls")
+_LONGEST_LABEL = 2**20  # bytes
+_LARGEST = 2**32 - 1  # bytes of an image
+_TICK = 1000  # members
+
+
+class Contents(NamedTuple):
+    """What an archive holds: names, places, and for shards the label of each image (None where it has none)."""
+
+    names: list[str]
+    offsets: numpy.ndarray
+    sizes: numpy.ndarray
+    labels: list[str | None]
+    passed_over: PassedOver
+
+
+def read_all(
+    paths: Sequence[str],
+    decoding: Decoding,
+    tick: Callable[[], object] = lambda: None,
+    with_labels: bool = True,
+) -> Iterator[Contents]:
+    """Yield the Contents of each archive, read by as many processes as help; UserError for one that is damaged."""
+    workers = min(usable_cores(), len(paths)) if len(paths) > 1 else 0
+    shards = _Shards(paths, decoding, tick if not workers else None, with_labels)
+    loader = Loader(shards, ShardBatches(EvalShard(len(paths)), 1), list, workers, hands_over=False)
+    try:
+        for path, (contents,) in zip(paths, loader.items()):
+            tick()
+            if not isinstance(contents, Contents):
+                raise UserError("%s: %s" % (shown(path), contents))
+            yield contents
+    except LostProcess as lost:
+        raise RunError("a process was lost while it listed archives (%s)" % lost) from None
+    finally:
+        loader.end()
+
+
+class _Shards(Dataset):
+    """The Contents of each archive, or the reason why it cannot be listed."""
+
+    def __init__(
+        self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None, with_labels: bool
+    ) -> None:
+        self.paths, self.decoding, self.tick, self.with_labels = paths, decoding, tick, with_labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> Contents | str:
+        try:
+            return read_contents(self.paths[number], self.decoding, self.tick, self.with_labels)
+        except (ArchiveError, OSError) as error:
+            return reason(error)
+
+
+def read_contents(
+    path: str, decoding: Decoding, tick: Callable[[], object] | None = None, with_labels: bool = True
+) -> Contents:
+    """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed.
+
+    Without `with_labels` the files of labels are not read: they are passed over where they lie beside no image.
+    """
+    passed_over, endings = PassedOver(), decoding.endings
+    names: list[str] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    label_files: dict[str, Member] = {}
+    others: list[str] = []
+    visible: set[str] = {""}
+    hidden: set[str] = set()
+    for member in list_members(path, passed_over.add_odd):
+        name, offset, size, is_deflated = member
+        folder, _, file = name.rpartition("/")
+        if folder not in visible:
+            if any(is_hidden(part) for part in folder.split("/")):
+                hidden.add(folder)
+                continue
+            visible.add(folder)
+        if file.startswith("._"):
+            passed_over.add_odd(name, "a resource fork of macOS")
+        elif name.lower().endswith(endings):
+            if size > _LARGEST:
+                passed_over.add_odd(name, "larger than 4 GiB")
+                continue
+            names.append(name)
+            offsets.append(~offset if is_deflated else offset)
+            sizes.append(size)
+            if tick is not None and len(names) % _TICK == 0:
+                tick()
+        elif name.endswith(_LABEL_ENDINGS):
+            label_files[name] = member
+        else:
+            others.append(name)
+    passed_over.add_files(others)
+    for folder in sorted(hidden):
+        passed_over.add_folder(folder)
+    labels: list[str | None] = [None] * len(names)
+    if label_files and with_labels:
+        labels = _labels_in(path, names, label_files)
+    used = set() if with_labels and all(label is None for label in labels) else _label_names(names)
+    passed_over.add_files(name for name in label_files if name not in used)
+    return Contents(names, numpy.array(offsets, numpy.int64), numpy.array(sizes, numpy.uint32), labels, passed_over)
+
+
+def _label_names(names: Sequence[str]) -> set[str]:
+    keys = {key for name in names for key in (os.path.splitext(name)[0], _first_key(name))}
+    return {key + ending for key in keys for ending in _LABEL_ENDINGS}
+
+
+def _first_key(name: str) -> str:
+    """Return the key of a member as WebDataset has it: up to the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _labels_in(path: str, names: Sequence[str], label_files: dict[str, Member]) -> list[str | None]:
+    """Return the label of each image that a file of its name tells, or of its key, if it alone has that; else None."""
+    counts = collections.Counter(map(_first_key, names))
+    labels: list[str | None] = []
+    reader = ArchiveReader([path], [size_and_time(path)])
+    for name in names:
+        keys = [os.path.splitext(name)[0], *[key for key in [_first_key(name)] if counts[key] == 1]]
+        label = None
+        for beside in (key + ending for key in keys for ending in _LABEL_ENDINGS):
+            if label is None and beside in label_files:
+                label = _label_of(reader, label_files[beside])
+        labels.append(label)
+    reader.close()
+    return labels
+
+
+def _label_of(reader: ArchiveReader, member: Member) -> str | None:
+    """Return the label in the file KEY.cls, or under a key of KEY.json; None where that has none."""
+    if member.size > _LONGEST_LABEL:
+        raise ArchiveError("%s is too large for a label" % shown(member.name))
+    with reader.open((0, ~member.offset if member.is_deflated else member.offset, member.size)) as file:
+        content = file.read()
+    try:
+        text = content.decode("utf-8").strip()
+        if member.name.endswith(".cls"):
+            return text or None
+        values = parse_json(text)
+    except ValueError:
+        raise ArchiveError("%s holds no label: it is neither text nor JSON" % shown(member.name)) from None
+    if not isinstance(values, dict):
+        return None
+    for key in _LABEL_KEYS:
+        value = values.get(key)
+        if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+            return str(value)
+    return None
