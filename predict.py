@@ -57,8 +57,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "images",
         metavar="IMAGE|SOURCE|-",
         nargs="+",
-        help="SOURCE: a folder, list (.csv .tsv .jsonl), archive or pattern of archives; -: paths on stdin, one a line, "
-        "or separated by null characters",
+        help="SOURCE: a folder, list (.csv .tsv .jsonl), archive or pattern of archives; -: paths on stdin, one a "
+        "line, or separated by null characters",
     )
     text = "folder of the images that a list names (default: the list's)"
     parser.add_argument("--image-root", default="", metavar="DIR", help=text)
