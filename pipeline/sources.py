@@ -86,12 +86,16 @@ def find(
         if os.path.exists(root):
             raise UserError("%s is not a folder: name a part of the data by --train-data or --val-data" % name)
         raise UserError("%s: no such folder" % name)
+    if image_root and not os.path.isdir(image_root):
+        raise UserError("--image-root %s: no such folder" % shown(image_root))
     found = {}
     for part in parts:
         if given.get(part):
             found[part] = read_source(part, given[part], image_root)
         else:
             found[part] = _find_part(root, part, parts, image_root, " ".join(filter(None, [option, shown(root)])))
+    if image_root and not any(source.form == "list" for source in found.values()):
+        raise UserError("--image-root is for the paths in a list, and no part of the data is one: leave it out")
     return found
 
 
@@ -178,15 +182,18 @@ def _expand_braces(pattern: str) -> list[str]:
         interval = re.fullmatch(r"\{(\d{1,9})\.\.(\d{1,9})\}", piece)
         if interval:
             first, last = interval.groups()
-            if int(last) - int(first) >= _MOST_ARCHIVES:
-                raise UserError("%s: over %d names" % (shown(pattern), _MOST_ARCHIVES))
-            numbers = range(int(first), int(last) + 1)
+            numbers = range(int(first), min(int(last), int(first) + _MOST_ARCHIVES) + 1)
             choices.append(["%0*d" % (len(first) if first[0] == "0" else 0, number) for number in numbers])
         elif piece.startswith("{") and "," in piece:
             choices.append(piece[1:-1].split(","))
         else:
             choices.append([piece])
-    return ["".join(chosen) for chosen in itertools.islice(itertools.product(*choices), _MOST_ARCHIVES)]
+    count = 1
+    for choice in choices:
+        count *= len(choice)
+    if count > _MOST_ARCHIVES:
+        raise UserError("%s: over %d names" % (shown(pattern), _MOST_ARCHIVES))
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
 def _form_of(path: str) -> str:

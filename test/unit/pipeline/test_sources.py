@@ -121,6 +121,7 @@ def test_sources_are_named_one_by_one(tmp_path):
         ("HERE/a.rar", "a.rar: it takes a folder with class folders, a list"),
         ("HERE/{a,b}.csv", "a pattern takes archives alone"),
         ("x-{0..9999999}.tar", "over 1000000 names"),
+        ("x-{0..9999}-{0..999}.tar", "over 1000000 names"),
         ("HERE/x.tar.gz", "x.tar.gz: it takes .* unpack it once, such as by gunzip"),
         ("HERE/shards", "HERE/shards has no class folders: its files are named by a pattern, 'HERE/shards/[*].tar'"),
         ("HERE/all", "HERE/all holds train/ and val/: pass it as --data-path"),
@@ -131,6 +132,15 @@ def test_a_source_that_is_none_is_refused(tmp_path, text, message):
     text = text.replace("HERE", str(tmp_path))
     with pytest.raises(UserError, match=message.replace("HERE", str(tmp_path))):
         find("", ("train",), train=text)
+
+
+@pytest.mark.parametrize(
+    "root, message",
+    [("nowhere", "--image-root nowhere: no such folder"), (".", "--image-root .* no part of the data is")],
+)
+def test_an_image_root_without_use_is_refused(tmp_path, root, message):
+    with pytest.raises(UserError, match=message):
+        sources.find(str(fill(tmp_path, "train/a/1.png", "val/a/1.png")), BOTH, {}, root)
 
 
 def test_an_archive_is_no_data_path(tmp_path):
