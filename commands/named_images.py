@@ -24,13 +24,8 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
         return add_path(images, word, decoding)
     paths = [] if os.path.lexists(word) else sources.expand(word)
     if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
-<<<<<<< HEAD
         text = "%s: Parquet files are read for a training or an evaluation (--val-data) alone"
         raise UserError(text % shown(word))
-=======
-        text = "%s: Parquet files are read for a training or an evaluation (--val-data) alone: write their images"
-        raise UserError(text % shown(word) + " into files or a .tar")
->>>>>>> 672dfc8b270abaf1816d93e4534c59ed26325c11
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
         return _add_archives(images, word, paths, decoding)
     if word.lower().endswith(sources.ARCHIVES):
