@@ -36,7 +36,7 @@ def checkpoint(**changes):
         "seconds": 12.5,
         "classes": ["cat", "dog"],
         "world_size": 1,
-        "train_images": [4, 12345],
+        "train_images": [4, 12345, "folder", 678],
         "args": {"model": "smlpnet_tiny", "input_size": 32, "opt": "adamw", "opt_betas": [0.9, 0.99], "npu": None},
     }
     return dict(found, **changes)

@@ -274,7 +274,7 @@ def test_the_benchmark_of_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(start, "ROUNDS", 1)
     rows = start.run(types.SimpleNamespace(files=8, tree=str(tmp_path / "tree")))
     assert len(names_below(str(tmp_path / "tree"))) == 8
-    assert {row.unit for row in rows} >= {"s"} and len({row.setting for row in rows}) == 3
+    assert {row.unit for row in rows} >= {"s"} and len({row.setting for row in rows}) == 5
     assert [row.ratio for row in rows if start.PEER in row.setting and row.unit == "s"] == [1.0]
     assert start.run(types.SimpleNamespace(files=99, tree=str(tmp_path / "tree")))[0].setting.startswith("8 files")
 
