@@ -49,7 +49,7 @@ def read_all(
     shards = _Shards(paths, decoding, tick if not workers else None, with_labels)
     loader = Loader(shards, ShardBatches(EvalShard(len(paths)), 1), list, workers, hands_over=False)
     try:
-        for path, (contents,) in zip(paths, loader.items()):
+        for (contents,), path in zip(loader.items(), paths):  # to the end of the items, where torch ends its processes
             tick()
             if not isinstance(contents, Contents):
                 raise UserError("%s: %s" % (shown(path), contents))
