@@ -16,7 +16,7 @@ from pipeline.readers.archives import ArchiveReader
 from pipeline.readers.base import Reader
 from pipeline.readers.files import FileReader
 from pipeline.reading import stamp_of
-from pipeline.sources import Source
+from pipeline.sources import Source, folder_source
 
 FORMAT = 3
 RACY_NS = 2 * 10**9  # what changed less than this before it is listed may change again within the same time stamp
@@ -131,13 +131,17 @@ class PathIndex(ImageIndex):
         count, size = self.header["images"], self.header["bytes"]
         return [("offsets", numpy.int64, count + 1), ("targets", numpy.int32, count), ("names", numpy.uint8, size)]
 
+    def __init__(self, block: numpy.ndarray, source: Source) -> None:
+        super().__init__(block, source)
+        self._offsets, self._names = self._arrays["offsets"], self._arrays["names"]
+
     def _name(self, number: int) -> str:
-        start, after = self._arrays["offsets"][number : number + 2].tolist()
-        return os.fsdecode(self._arrays["names"][start : after - 1].tobytes())
+        start, after = self._offsets[number : number + 2].tolist()
+        return os.fsdecode(self._names[start : after - 1].tobytes())
 
     def check(self) -> None:
         super().check()
-        offsets, names = self._arrays["offsets"], self._arrays["names"]
+        offsets, names = self._offsets, self._names
         starts, ends = offsets[:-1], offsets[1:]
         if offsets[0] != 0 or offsets[-1] != len(names) or not (starts < ends).all():
             raise ValueError("its names are out of order")
@@ -146,9 +150,14 @@ class PathIndex(ImageIndex):
 
 
 class FolderIndex(PathIndex):
-    """Images in a folder for each class, by their names relative to that."""
+    """Images in a folder for each class, by their names relative to that; the path of the folder will do as `source`."""
 
     form = "folder"
+
+    def __init__(self, block: numpy.ndarray, source: Source | str) -> None:
+        if isinstance(source, str):
+            source = folder_source(os.path.basename(source), source)
+        super().__init__(block, source)
 
     def _key(self, number: int, target: int) -> str:
         return os.path.join(self.place, self.classes[target], self._name(number))
@@ -163,7 +172,7 @@ class FolderIndex(PathIndex):
 
     def _escapes(self) -> bool:
         """Return whether a name is absolute or has a part ".."; that is quick for names without a slash."""
-        names, starts = self._arrays["names"], self._arrays["offsets"][:-1]
+        names, starts = self._names, self._offsets[:-1]
         if not (names == _SLASH).any() and not (names[starts] == _DOT).any():
             return False
         joined = b"\0" + names.tobytes()
