@@ -150,7 +150,7 @@ class PathIndex(ImageIndex):
 
 
 class FolderIndex(PathIndex):
-    """Images in a folder for each class, by their names relative to that; the path of the folder will do as `source`."""
+    """Images in a folder for each class, by their names relative to that; its path will do as `source`."""
 
     form = "folder"
 
