@@ -42,8 +42,10 @@ def check_quickly(options: parsing.Options) -> None:
         near = did_you_mean(options.model, names)
         raise UserError("--model %s is unknown; --list-models prints them all%s" % (options.model, near))
     found = list(sources.find_for(options).values())
-    train = sources.find_train(options.data_path, options.train_data, options.image_root)  # also for an evaluation
-    folders = [source.place for source in filter(None, [*found, train]) if source.form == "folder"]
+    if not options.trains:  # which reads the classes of train, if there is one
+        train = sources.find_train(options.data_path, options.train_data, options.image_root)
+        found += [train] if train else []
+    folders = [source.place for source in found if source.form == "folder"]
     for option, path in (("--output-dir", options.output_dir), ("--index-cache", options.index_cache)):
         if path:
             check_outside(folders, option, path)

@@ -114,7 +114,7 @@ def _listed() -> None:
 
 
 def _second(tree: str, cache: str) -> ImageIndex:
-    source = folder_source(os.path.basename(tree), tree)
+    source = folder_source(tree)
     block = index.find(source, list_classes(tree), cache, _listed)
     images = open_index(block, source)
     images.empty_classes()

@@ -14,9 +14,9 @@ from pipeline import imagenet_labels, lists
 from pipeline.archive_contents import Contents, read_all
 from pipeline.class_numbers import numbers_of, stranger_error
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import ArchiveIndex, header_of, is_racy, pack, row_order, size_and_time, stamp_if_there
+from pipeline.image_index import ArchiveIndex, header_of, lasting, pack, row_order, size_and_time, stamp_if_there
 from pipeline.passed_over import PassedOver
-from pipeline.sources import LISTS, Source
+from pipeline.sources import Source
 from runtime.errors import UserError, shown
 
 
@@ -31,9 +31,9 @@ def list_archives(
     UserError for one that is damaged or compressed, and where the classes of the images cannot be told.
     """
     began = time.time_ns()
-    beside = os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES)
+    beside = lists.class_names_path(source.paths[0])
     stamps = [stamp_if_there(path) for path in (source.labels, beside) if path]
-    shards = [size_and_time(path) for path in source.paths]
+    files = [size_and_time(path) for path in source.paths]
     found = list(read_all(source.paths, decoding, tick))
     passed_over = PassedOver()
     for contents in found:
@@ -49,9 +49,9 @@ def list_archives(
     ordered = [inner_names[row] for row in order.tolist()]
     nested = sum("/" in name for name in ordered) if rows.labels is None else 0
     header = header_of(source, names, classes, decoding, passed_over, nested)
-    header["stamps"] = None if is_racy([*stamps, *(("", shard[1:]) for shard in shards)], began) else stamps
+    header["stamps"] = lasting(stamps, began, files)
     header["has_labels"] = bool(source.labels) or rows.labels is not None
-    header.update(images=len(order), names=zlib.crc32(os.fsencode("\0".join(ordered))), shards=shards)
+    header.update(images=len(order), names=zlib.crc32(os.fsencode("\0".join(ordered))), files=files)
     arrays = [rows.offsets, targets.astype(numpy.int32), rows.shards, rows.sizes]
     return ArchiveIndex(pack(header, [array[order] for array in arrays]), source)
 
@@ -112,7 +112,7 @@ class _Places(collections.abc.Sequence):
 def _labels_from_file(source: Source, names: Sequence[str]) -> list[str | None]:
     """Return the label of each image of a flat archive, from the list or devkit `source.labels`."""
     path = source.labels
-    rows = _labels_in_list(path) if path.lower().endswith(LISTS) else imagenet_labels.read_devkit(path)
+    rows = _labels_in_list(path) if lists.is_list(path) else imagenet_labels.read_devkit(path)
     labels = [rows.get(os.path.basename(name)) for name in names]
     missing = [name for name, label in zip(names, labels) if label is None]
     if missing:

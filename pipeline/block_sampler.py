@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Sequence, cast
 
 import numpy
-import torch
 
 from pipeline.image_index import ImageIndex
 from pipeline.parquet_index import ParquetIndex
 from pipeline.readers.parquet import ParquetReader
 from pipeline.samplers import RASampler
+from pipeline.shuffling import permutation
 from runtime.seeding import position_seed
 
 _POORLY_MIXED = 0.5  # of the classes that a window of shuffled rows has
@@ -108,9 +108,7 @@ def _plan_of(order: numpy.ndarray, sizes: numpy.ndarray, first: int, count: int,
 
 
 def _permutation(length: int, purpose: str, *key: int) -> numpy.ndarray:
-    generator = torch.Generator()
-    generator.manual_seed(position_seed("order of " + purpose, *key))
-    return torch.randperm(length, generator=generator).numpy()
+    return permutation(length, position_seed("order of " + purpose, *key))
 
 
 def is_in_blocks(images: Sequence[Any]) -> bool:

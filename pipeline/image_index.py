@@ -16,7 +16,7 @@ from pipeline.readers.archives import ArchiveReader
 from pipeline.readers.base import Reader
 from pipeline.readers.files import FileReader
 from pipeline.reading import stamp_of
-from pipeline.sources import Source, folder_source
+from pipeline.sources import Source
 
 FORMAT = 3
 RACY_NS = 2 * 10**9  # what changed less than this before it is listed may change again within the same time stamp
@@ -150,14 +150,9 @@ class PathIndex(ImageIndex):
 
 
 class FolderIndex(PathIndex):
-    """Images in a folder for each class, by their names relative to that; its path will do as `source`."""
+    """Images in a folder for each class, by their names relative to that."""
 
     form = "folder"
-
-    def __init__(self, block: numpy.ndarray, source: Source | str) -> None:
-        if isinstance(source, str):
-            source = folder_source(os.path.basename(source), source)
-        super().__init__(block, source)
 
     def _key(self, number: int, target: int) -> str:
         return os.path.join(self.place, self.classes[target], self._name(number))
@@ -191,14 +186,36 @@ class ListIndex(PathIndex):
         return self._name(number)
 
 
-class ArchiveIndex(ImageIndex):
+class FilesIndex(ImageIndex):
+    """Images in files that hold many each; the header has (bytes, time) of these "files", and a checksum of "names"."""
+
+    _namer: Reader | None = None  # which may keep names
+
+    def name_of(self, number: int) -> str:
+        if self._namer is None:
+            self._namer = self.reader()
+        return self._namer.name(self[number][0])
+
+    def _checksum_of_names(self) -> int:
+        return self.header["names"]
+
+    def is_current(self, classes: Sequence[str] | None, extensions: Sequence[str]) -> bool:
+        files = [list(size_and_time(path)) for path in self.source.paths]
+        return super().is_current(classes, extensions) and files == self.header["files"]
+
+    def check(self) -> None:
+        super().check()
+        if len(self.header["files"]) != len(self.source.paths):
+            raise ValueError("it has another number of files")
+
+
+class ArchiveIndex(FilesIndex):
     """Images in archives, 20 bytes each: the number of the archive, where the image begins there, its size, its class.
 
     An offset below 0 is that of deflated contents, inverted bit by bit.
     """
 
     form = "archive"
-    _namer: ArchiveReader | None = None  # which keeps the names of an archive
 
     def _layout(self) -> list[tuple[str, Any, int]]:
         count, types = self.header["images"], (numpy.int64, numpy.int32, numpy.int32, numpy.uint32)
@@ -209,28 +226,14 @@ class ArchiveIndex(ImageIndex):
         return shard, offset, size
 
     def reader(self) -> ArchiveReader:
-        return ArchiveReader(self.source.paths, [tuple(stamp) for stamp in self.header["shards"]])
-
-    def name_of(self, number: int) -> str:
-        if self._namer is None:
-            self._namer = self.reader()
-        return self._namer.name(self[number][0])
+        return ArchiveReader(self.source.paths, [tuple(stamp) for stamp in self.header["files"]])
 
     def _naming(self) -> str:
         return "labelled archive" if self.header["has_labels"] else self.form
 
-    def _checksum_of_names(self) -> int:
-        return self.header["names"]
-
-    def is_current(self, classes: Sequence[str] | None, extensions: Sequence[str]) -> bool:
-        shards = [list(size_and_time(path)) for path in self.source.paths]
-        return super().is_current(classes, extensions) and shards == self.header["shards"]
-
     def check(self) -> None:
         super().check()
         shards = self._arrays["shards"]
-        if len(self.header["shards"]) != len(self.source.paths):
-            raise ValueError("it has another number of archives")
         if len(self) and not 0 <= shards.min() <= shards.max() < len(self.source.paths):
             raise ValueError("its archives are wrong")
 
@@ -275,9 +278,13 @@ def header_of(
     return dict(header, extensions=list(decoding.extensions), passed_over=passed_over.as_dict())
 
 
-def is_racy(stamps: Sequence[tuple[str, tuple[int, ...] | None]], began: int) -> bool:
-    """Return whether something may have changed while it was listed, from the time `began` on."""
-    return any(max(stamp) > began - RACY_NS for _, stamp in stamps if stamp is not None)
+def lasting(stamps: Sequence[Any], began: int, files: Sequence[tuple[int, int]] = ()) -> Sequence[Any] | None:
+    """Return `stamps`; None where something may have changed since the time `began`, when it was to be listed.
+
+    The stamps are pairs of (path, times or None), `files` those of size_and_time.
+    """
+    times = [max(stamp) for _, stamp in stamps if stamp is not None] + [time for _, time in files]
+    return None if max(times, default=0) > began - RACY_NS else stamps
 
 
 def stamp_if_there(path: str) -> tuple[str, tuple[int, int] | None]:

@@ -17,7 +17,7 @@ from pipeline.image_index import (
     ImageIndex,
     ListIndex,
     header_of,
-    is_racy,
+    lasting,
     pack_names,
     row_order,
     stamp_if_there,
@@ -59,7 +59,7 @@ def list_images(
 
     UserError for a folder that cannot be listed, and for links that lead back to where they are.
     """
-    return list_source(folder_source(os.path.basename(folder), folder), classes, tick, decoding)
+    return list_source(folder_source(folder), classes, tick, decoding)
 
 
 def _list_folder(
@@ -85,7 +85,7 @@ def _list_folder(
             nested += len(files) if inner else 0
         counts.append(sum(len(files) for _, files in listed))
     header = header_of(source, classes, asked_classes, decoding, passed_over, nested)
-    header["stamps"] = None if is_racy(stamps, began) else stamps
+    header["stamps"] = lasting(stamps, began)
     targets = numpy.repeat(numpy.arange(len(counts), dtype=numpy.int32), counts)
     return FolderIndex(pack_names(header, targets, b"".join(names)), source)
 
@@ -110,7 +110,7 @@ def list_rows(
     """Return the index of a list; its rows count whatever their extensions."""
     began = time.time_ns()
     path = os.path.abspath(source.paths[0])
-    stamps = [stamp_if_there(path), stamp_if_there(os.path.join(os.path.dirname(path), lists.CLASS_NAMES))]
+    stamps = [stamp_if_there(path), stamp_if_there(lists.class_names_path(path))]
     images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
@@ -123,6 +123,6 @@ def list_rows(
     names, targets = numbers_of(labels, lines, path, lists.read_class_names(path), classes)
     order = row_order(targets, images)
     header = header_of(source, names, classes, decoding, PassedOver())
-    header["stamps"] = None if is_racy(stamps, began) else stamps
+    header["stamps"] = lasting(stamps, began)
     joined = os.fsencode("".join([images[row] + "\0" for row in order.tolist()]))
     return ListIndex(pack_names(header, targets[order], joined), source)

@@ -199,9 +199,14 @@ def _is_storable(text: str) -> bool:
     return True
 
 
+def class_names_path(path: str) -> str:
+    """Return the path of the file that may name the classes beside the list or archive `path`."""
+    return os.path.join(os.path.dirname(path), CLASS_NAMES)
+
+
 def read_class_names(path: str) -> list[str] | None:
     """Return the names of the classes in classes.txt beside the list `path`, one a line; None where there is none."""
-    path = os.path.join(os.path.dirname(path), CLASS_NAMES)
+    path = class_names_path(path)
     if not os.path.lexists(path):
         return None
     try:

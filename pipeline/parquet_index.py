@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, Sequence
+from typing import Any
 
 import numpy
 
-from pipeline.image_index import ImageIndex, size_and_time
+from pipeline.image_index import FilesIndex
 from pipeline.parquet_files import load_parquet
 from pipeline.readers.parquet import ParquetReader
 from pipeline.sources import Source
 
 
-class ParquetIndex(ImageIndex):
+class ParquetIndex(FilesIndex):
     """Images in the rows of Parquet files, by (number of the block, row in it): a block is a row group of a file.
 
     `starts` has the first row of each block and the end of the last. Where all blocks are more than a `window`, an
@@ -46,9 +46,6 @@ class ParquetIndex(ImageIndex):
         header = self.header
         return ParquetReader(self.source.paths, header["files"], header["groups"], self.starts, header["column"])
 
-    def name_of(self, number: int) -> str:
-        return self.reader().name(self[number][0])
-
     @property
     def fingerprint(self) -> list[Any]:
         count, classes, *names = super().fingerprint
@@ -56,17 +53,10 @@ class ParquetIndex(ImageIndex):
             classes = zlib.crc32(numpy.append(self.starts, self.window), classes)
         return [count, classes, *names]
 
-    def _checksum_of_names(self) -> int:
-        return self.header["names"]
-
-    def is_current(self, classes: Sequence[str] | None, extensions: Sequence[str]) -> bool:
-        files = [list(size_and_time(path)) for path in self.source.paths]
-        return super().is_current(classes, extensions) and files == self.header["files"]
-
     def check(self) -> None:
         super().check()
-        sizes, counts = numpy.diff(self.starts), [len(self.header[name]) for name in ("files", "groups")]
+        sizes = numpy.diff(self.starts)
         if self.starts[0] != 0 or self.starts[-1] != len(self) or (sizes < 0).any() or self.window < 1:
             raise ValueError("its row groups are wrong")
-        if counts != [len(self.source.paths)] * 2:
+        if len(self.header["groups"]) != len(self.source.paths):
             raise ValueError("it has another number of files")

@@ -12,7 +12,7 @@ import numpy
 from pipeline import lists
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import header_of, is_racy, pack, size_and_time, stamp_if_there
+from pipeline.image_index import header_of, lasting, pack, size_and_time, stamp_if_there
 from pipeline.parquet_files import LABEL, FileFacts, load_parquet, read_facts, row_name
 from pipeline.parquet_index import ParquetIndex
 from pipeline.passed_over import PassedOver
@@ -35,7 +35,7 @@ def list_parquet(
     """Return the index of the Parquet files of `source`; UserError for damage, odd columns, and unknown labels."""
     load_parquet()
     began = time.time_ns()
-    stamps = [stamp_if_there(os.path.join(os.path.dirname(source.paths[0]), lists.CLASS_NAMES))]
+    stamps = [stamp_if_there(lists.class_names_path(source.paths[0]))]
     files = [_size_and_time(path) for path in source.paths]
     found: list[FileFacts] = []
     labels: list[_Labels] = []
@@ -47,7 +47,7 @@ def list_parquet(
     own = lists.read_class_names(source.paths[0])
     names, targets = _classes_of(source, labels, found[0].names if own is None else own, classes)
     header = header_of(source, names, classes, decoding, PassedOver())
-    header["stamps"] = None if is_racy([*stamps, *(("", file[1:]) for file in files)], began) else stamps
+    header["stamps"] = lasting(stamps, began, files)
     joined = "".join("%s\0%d\0" % (os.path.basename(path), size) for path, (size, _) in zip(source.paths, files))
     starts = numpy.cumsum([0, *(rows for facts in found for rows in facts.rows)], dtype=numpy.int64)
     header.update(images=len(targets), names=zlib.crc32(os.fsencode(joined)), files=files, column=found[0].column)

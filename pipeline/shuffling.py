@@ -25,8 +25,13 @@ def images_at(places: numpy.ndarray, length: int, seed: int, epoch: int) -> nump
 
 @functools.lru_cache(maxsize=1)  # one for all the virtual ranks of a process
 def _permutation(length: int, seed: int, epoch: int) -> numpy.ndarray:
+    return permutation(length, seed * _SEED_STRIDE + epoch)
+
+
+def permutation(length: int, seed: int) -> numpy.ndarray:
+    """Return the numbers below `length` as torch shuffles them by `seed`: int64 (length,)."""
     generator = torch.Generator()
-    generator.manual_seed(seed * _SEED_STRIDE + epoch)
+    generator.manual_seed(seed)
     return torch.randperm(length, generator=generator).numpy()
 
 

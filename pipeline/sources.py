@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Mapping, Sequence
 
 from pipeline.layout import check_classes, find_below, list_top
+from pipeline.lists import ENDINGS as LISTS
 from runtime.errors import UserError, shown
 
-LISTS = (".csv", ".tsv", ".jsonl", ".txt")
 ARCHIVES = (".tar", ".zip")
 PARQUET = ".parquet"
 _PREFIXES = {"train": ("train", "imagenet1k-train"), "val": ("val", "validation", "imagenet1k-validation")}
@@ -68,9 +68,9 @@ class Source:
         return "%s %s" % (name if count == 1 else "%d %ss" % (count, name), self.title)
 
 
-def folder_source(part: str, path: str) -> Source:
-    """Return the Source of a folder that holds a folder of images for each class."""
-    return Source("folder", part, shown(path), (path,))
+def folder_source(path: str, part: str = "") -> Source:
+    """Return the Source of a folder that holds a folder of images for each class; its name is that of its part."""
+    return Source("folder", part or os.path.basename(path), shown(path), (path,))
 
 
 def find(
@@ -124,7 +124,7 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         raise UserError("%s: data is not read from URLs: copy it to this machine first" % name)
     if os.path.isdir(text):
         _check_part_folder(name, text)
-        return folder_source(part, text)
+        return folder_source(text, part)
     if os.path.lexists(text):
         return _file_source(part, name, text, image_root)
     paths = expand(text)
@@ -255,7 +255,7 @@ def _candidates(root: str, part: str, image_root: str) -> list[Source]:
     folders, files = list_top(root)
     found = []
     if part in folders and _has_folders(os.path.join(root, part)):
-        found.append(folder_source(part, os.path.join(root, part)))
+        found.append(folder_source(os.path.join(root, part)))
     archives = _archives(root, files, part)
     is_labelled_by_list = archives == [[_IMAGENET["val"]]] and part == "val"
     for ending in LISTS if not is_labelled_by_list else ():

@@ -31,13 +31,13 @@ def listed(tree):
 
 def found(tree, cache, classes=None, decoding=AS_PUBLISHED):
     """Return the index of a folder, from the cache where it is valid."""
-    source = folder_source(os.path.basename(tree), tree)
+    source = folder_source(tree)
     return open_index(index.find(source, classes or list_classes(tree), cache, lambda: None, decoding), source)
 
 
 def path_of(tree, cache):
     """Return the path of the index of a folder in the folder `cache`."""
-    return index.cache_path(cache, folder_source(os.path.basename(tree), tree))
+    return index.cache_path(cache, folder_source(tree))
 
 
 def is_hit(images):
