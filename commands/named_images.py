@@ -8,10 +8,10 @@ from typing import Sequence
 from pipeline import lists, sources
 from pipeline.archive_contents import read_all
 from pipeline.decoding import Decoding
-from pipeline.image_index import size_and_time
+from pipeline.image_index import sizes_and_times
 from pipeline.passed_over import PassedOver, list_images_below
 from pipeline.readers.named import NamedImages
-from runtime.errors import UserError, reason, shown
+from runtime.errors import UserError, shown
 
 
 def add_source(images: NamedImages, word: str, image_root: str, decoding: Decoding) -> list[str]:
@@ -50,19 +50,12 @@ def add_path(images: NamedImages, path: str, decoding: Decoding) -> list[str]:
 def _add_archives(images: NamedImages, word: str, paths: Sequence[str], decoding: Decoding) -> list[str]:
     """Append the images in archives, in each by their names."""
     before, passed_over = len(images), PassedOver()
-    stamps = [_stamp_of(path) for path in paths]
+    stamps = sizes_and_times(paths)
     for path, stamp, contents in zip(paths, stamps, read_all(paths, decoding, with_labels=False)):
         rows = zip(contents.names, contents.offsets.tolist(), contents.sizes.tolist())
         images.add_archive(path, stamp, sorted(rows))
         passed_over.add(contents.passed_over)
     return _lines(word, len(images) - before, passed_over, decoding)
-
-
-def _stamp_of(path: str) -> tuple[int, int]:
-    try:
-        return size_and_time(path)
-    except OSError as error:
-        raise UserError("%s: %s" % (shown(path), reason(error))) from None
 
 
 def _lines(name: str, count: int, passed_over: PassedOver, decoding: Decoding) -> list[str]:

@@ -17,6 +17,7 @@ from pipeline.readers.base import Reader
 from pipeline.readers.files import FileReader
 from pipeline.reading import stamp_of
 from pipeline.sources import Source
+from runtime.errors import UserError, reason, shown
 
 FORMAT = 3
 RACY_NS = 2 * 10**9  # what changed less than this before it is listed may change again within the same time stamp
@@ -255,6 +256,17 @@ def size_and_time(path: str) -> tuple[int, int]:
     """Return (bytes, time of the last change in ns) of an archive."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
+
+
+def sizes_and_times(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Return size_and_time of each of the files that the user named; UserError for one that is not there."""
+    found = []
+    for path in paths:
+        try:
+            found.append(size_and_time(path))
+        except OSError as error:
+            raise UserError("%s: %s" % (shown(path), reason(error))) from None
+    return found
 
 
 def same_images(first: Sequence[Any], second: Sequence[Any]) -> bool:

@@ -12,7 +12,7 @@ import numpy
 from pipeline import lists
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import header_of, lasting, pack, size_and_time, stamp_if_there
+from pipeline.image_index import header_of, lasting, pack, sizes_and_times, stamp_if_there
 from pipeline.parquet_files import LABEL, FileFacts, load_parquet, read_facts, row_name
 from pipeline.parquet_index import ParquetIndex
 from pipeline.passed_over import PassedOver
@@ -36,7 +36,7 @@ def list_parquet(
     load_parquet()
     began = time.time_ns()
     stamps = [stamp_if_there(lists.class_names_path(source.paths[0]))]
-    files = [_size_and_time(path) for path in source.paths]
+    files = sizes_and_times(source.paths)
     found: list[FileFacts] = []
     labels: list[_Labels] = []
     for path in source.paths:
@@ -53,13 +53,6 @@ def list_parquet(
     header.update(images=len(targets), names=zlib.crc32(os.fsencode(joined)), files=files, column=found[0].column)
     header.update(groups=[len(facts.rows) for facts in found], window=_window(source, found))
     return ParquetIndex(pack(header, [starts, targets.astype(numpy.int32)]), source)
-
-
-def _size_and_time(path: str) -> tuple[int, int]:
-    try:
-        return size_and_time(path)
-    except OSError as error:
-        raise UserError("%s cannot be read: %s" % (shown(path), reason(error))) from None
 
 
 class _Labels(NamedTuple):

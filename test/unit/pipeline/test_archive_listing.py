@@ -154,6 +154,12 @@ def write(path, members):
     return path
 
 
+def test_an_archive_that_a_link_leads_nowhere_to_is_named(tmp_path):
+    os.symlink(str(tmp_path / "gone.tar"), str(tmp_path / "train.tar"))
+    with pytest.raises(UserError, match="train.tar: No such file or directory"):
+        listed(tmp_path / "train.tar")
+
+
 def test_both_parts_in_one_archive_are_refused(tmp_path):
     path = write(str(tmp_path / "data.tar"), {"train/a/1.png": PICTURE, "val/a/1.png": PICTURE})
     with pytest.raises(UserError, match="holds train/ and val/, but an archive is one part"):
