@@ -24,6 +24,14 @@ def words_for(data, folder, *more):
     return common + OPTIONS + list(more)
 
 
+RANKS = {"1": (1, []), "2": (2, []), "2 virtual": (1, ["--virtual-ranks=2"])}  # (processes, options) of some runs
+
+
+def saving_words_for(data, folder, *more):
+    """The command line of a run of 2 epochs that saves each step."""
+    return words_for(data, folder, "--epochs=2", "--checkpoint-steps=1", *more)
+
+
 current_torch = pytest.mark.skipif(
     not hasattr(torch, "accelerator"), reason="takes long: run on the current torch alone"
 )

@@ -7,15 +7,9 @@ from containers import CONTAINERS
 from image_folders import write_images
 from processes import kill_after
 from small_runs import assert_same_weights
-from warm_runs import OPTIONS, run_main, start_main
+from warm_runs import OPTIONS, RANKS, run_main, saving_words_for, start_main
 
 from checkpoints import store
-
-RANKS = {"1": (1, []), "2": (2, []), "2 virtual": (1, ["--virtual-ranks=2"])}
-
-
-def words_for(data, folder, *more):
-    return ["--data-path=" + data, "--output-dir=" + folder, "--epochs=2", "--checkpoint-steps=1", *OPTIONS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +32,7 @@ def reference(places, tmp_path_factory):
         if ranks not in made:
             made[ranks] = str(tmp_path_factory.mktemp("reference") / "out")
             nproc, more = RANKS[ranks]
-            status, _, err = run_main(words_for(places["folder"], made[ranks], *more), nproc)
+            status, _, err = run_main(saving_words_for(places["folder"], made[ranks], *more), nproc)
             assert status == 0, err
         return made[ranks]
 
@@ -61,7 +55,7 @@ def reference(places, tmp_path_factory):
 def test_a_run_on_each_form_gives_the_same_bits(places, reference, tmp_path, name, ranks, workers):
     nproc, more = RANKS[ranks]
     out = str(tmp_path / "out")
-    status, said, err = run_main(words_for(places[name], out, "--num-workers=%d" % workers, *more), nproc)
+    status, said, err = run_main(saving_words_for(places[name], out, "--num-workers=%d" % workers, *more), nproc)
     assert status == 0 and not err, err
     assert_same_weights(out, reference(ranks))
     form = "list" if name in ("csv", "txt") else "archive"
@@ -72,9 +66,9 @@ def test_a_run_on_each_form_gives_the_same_bits(places, reference, tmp_path, nam
 def test_a_run_that_is_killed_resumes_on_another_form(places, reference, tmp_path, first, second, third):
     out = str(tmp_path / "out")
     for name, times in ((first, 2), (second, 2)):
-        words = words_for(places[name], out, "--num-workers=2")
+        words = saving_words_for(places[name], out, "--num-workers=2")
         kill_after(start_main(words), os.path.join(out, store.LATEST), times)
-    status, _, err = run_main(words_for(places[third], out))
+    status, _, err = run_main(saving_words_for(places[third], out))
     assert status == 0, err
     assert_same_weights(out, reference("1"))
 

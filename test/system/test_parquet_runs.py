@@ -7,17 +7,12 @@ from image_folders import write_images
 from parquet_data import need_pyarrow, write_parquet_folder
 from processes import kill_after
 from small_runs import assert_same_weights
-from warm_runs import OPTIONS, run_main, start_main
+from warm_runs import RANKS, run_main, saving_words_for, start_main
 
 from checkpoints import store
 
 need_pyarrow()
 WINDOWS = {"FAULT": "window:40000"}  # of two row groups, where all fit into one otherwise
-RANKS = {"1": (1, []), "2": (2, []), "2 virtual": (1, ["--virtual-ranks=2"])}
-
-
-def words_for(data, folder, *more):
-    return ["--data-path=" + data, "--output-dir=" + folder, "--epochs=2", "--checkpoint-steps=1", *OPTIONS, *more]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +28,7 @@ def test_files_that_fit_into_a_window_give_the_bits_of_folders(places, tmp_path,
     nproc, more = RANKS[ranks]
     outs = [str(tmp_path / "folder"), str(tmp_path / "parquet")]
     for data, out in zip(places, outs):
-        status, said, err = run_main(words_for(data, out, "--num-workers=%d" % workers, *more), nproc)
+        status, said, err = run_main(saving_words_for(data, out, "--num-workers=%d" % workers, *more), nproc)
         assert status == 0 and not err, err
     assert_same_weights(*outs)
     assert "Parquet file" in said
@@ -46,12 +41,12 @@ def test_windows_give_the_same_bits_with_any_workers_and_processes_and_after_kil
         (outs[1], 2, ["--num-workers=2"]),
         (outs[2], 1, ["--num-workers=2", "--virtual-ranks=2"]),
     ):
-        status, _, err = run_main(words_for(places[1], out, *more), nproc, WINDOWS)
+        status, _, err = run_main(saving_words_for(places[1], out, *more), nproc, WINDOWS)
         assert status == 0 and not err, err
     for times in (2, 2):
-        words = words_for(places[1], outs[3], "--num-workers=2")
+        words = saving_words_for(places[1], outs[3], "--num-workers=2")
         kill_after(start_main(words, 2, WINDOWS), os.path.join(outs[3], store.LATEST), times)
-    status, _, err = run_main(words_for(places[1], outs[3]), 2, WINDOWS)
+    status, _, err = run_main(saving_words_for(places[1], outs[3]), 2, WINDOWS)
     assert status == 0, err
     for out in outs[1:]:
         assert_same_weights(outs[0], out)
@@ -59,22 +54,24 @@ def test_windows_give_the_same_bits_with_any_workers_and_processes_and_after_kil
 
 def test_a_run_does_not_resume_within_an_epoch_in_another_order(places, tmp_path):
     out = str(tmp_path / "out")
-    kill_after(start_main(words_for(places[1], out), 1, WINDOWS), os.path.join(out, store.LATEST), 2)
-    status, _, err = run_main(words_for(places[0], out))
+    kill_after(start_main(saving_words_for(places[1], out), 1, WINDOWS), os.path.join(out, store.LATEST), 2)
+    status, _, err = run_main(saving_words_for(places[0], out))
     assert status == 2 and "stopped within an epoch over 48 images" in err
-    status, _, err = run_main(words_for(places[1], out), 1, {"FAULT": "window:60000"})
+    status, _, err = run_main(saving_words_for(places[1], out), 1, {"FAULT": "window:60000"})
     assert status == 2 and "stopped within an epoch over 48 images" in err
 
 
 def test_repeated_augmentation_and_an_evaluation(places, tmp_path):
     out = str(tmp_path / "out")
-    words = [word for word in words_for(places[1], out, "--num-workers=2") if word != "--no-repeated-aug"]
+    words = [word for word in saving_words_for(places[1], out, "--num-workers=2") if word != "--no-repeated-aug"]
     status, said, err = run_main(words, 1, WINDOWS)
     assert status == 0 and not err, err
     results = []
     for nproc in (1, 2):
         folder = str(tmp_path / str(nproc))
-        words = words_for(places[1], folder, "--eval", "--resume=" + os.path.join(out, store.LATEST), "--dist-eval")
+        words = saving_words_for(
+            places[1], folder, "--eval", "--resume=" + os.path.join(out, store.LATEST), "--dist-eval"
+        )
         status, said, err = run_main(words, nproc, WINDOWS)
         assert status == 0 and not err, err
         results.append([line.partition("INFO ")[2] for line in said.splitlines() if "on the 10 test images" in line])
