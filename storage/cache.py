@@ -142,13 +142,22 @@ class CachedFile:
             self._right.add(piece)
         return True
 
-    def keep(self, piece: int, data: bytes) -> None:
-        """Keep the bytes of a piece, for which room was reserved."""
+    def reserve(self, piece: int) -> bool:
+        """Return whether there is room for a piece; it is to be passed to `keep` then."""
+        start, end = self.span(piece)
+        return self.cache.reserve(end - start)
+
+    def keep(self, piece: int, data: bytes | None) -> None:
+        """Keep the bytes of a piece, for which room was reserved, and which could not be fetched where None."""
+        start, end = self.span(piece)
+        if data is None or len(data) != end - start:
+            self.cache.give_back(end - start)
+            return
         try:
-            _write(self._data, data, piece * PIECE)
+            _write(self._data, data, start)
             _write(self._map, _checksum(data).to_bytes(_SUM, "little"), _SUM * piece)
         except OSError:
-            self.cache.give_back(len(data), is_full=True)
+            self.cache.give_back(end - start, is_full=True)
 
     def read(self, size: int, position: int) -> bytes:
         """Return bytes of pieces that are there."""

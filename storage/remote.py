@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import random
 import re
 import time
-from typing import Any, Callable, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple, TypeVar
 from urllib.parse import urlsplit
 
 from runtime.errors import RunError, UserError, one_line, reason, shown
 
+Range = Tuple[str, int, Optional[int]]  # a URL, and where the bytes begin and end (None: at its end)
 Stamp = Tuple[int, int]  # bytes, and a number that changes with the contents
 _Result = TypeVar("_Result")
 
@@ -28,6 +30,7 @@ PACKAGES = {
 }
 _PATIENCE_S = 1800.0
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
+_WRONG_SIZE = "its server sent %d bytes where %d were asked for: the file has changed, or is not read in parts there"
 _WAITING = "%s: %s; it is tried again, for up to %d s"
 _AT_ONCE = 16  # requests
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastModified", "last_modified", "Last-Modified")
@@ -125,7 +128,7 @@ def is_transient(error: BaseException) -> bool:
     return any(_LOST.search(kind.__name__) for kind in type(error).__mro__)
 
 
-def _as_os_error(error: Exception) -> Exception:
+def _as_os_error(error: Exception) -> OSError:
     if isinstance(error, OSError):
         return error
     status = getattr(error, "status", None)
@@ -167,37 +170,38 @@ def read_all(url: str, patience_s: float = _PATIENCE_S) -> bytes:
     return persist(lambda: filesystem(url).cat_file(url), url, patience_s)
 
 
-def read_ranges(ranges: Sequence[tuple[str, int, int]], patience_s: float = _PATIENCE_S) -> list[bytes | OSError]:
-    """Return the bytes of each of the `ranges` (url, start, end) of one kind of URL, or why they cannot be read."""
-    found: list[Any] = [None] * len(ranges)
+def read_ranges(ranges: Sequence[Range], patience_s: float = _PATIENCE_S) -> list[bytes | OSError]:
+    """Return the bytes of each of the `ranges` (url, start, end; None for all), or why they cannot be read."""
+    found: dict[int, bytes | OSError] = {}
+    for scheme in {urlsplit(url).scheme for url, _, _ in ranges}:
+        numbers = [number for number, (url, _, _) in enumerate(ranges) if urlsplit(url).scheme == scheme]
+        persist(functools.partial(_fetch, ranges, numbers, found), ranges[numbers[0]][0], patience_s)
+    return [found[number] for number in range(len(ranges))]
 
-    def fetch() -> None:
-        left = [number for number, data in enumerate(found) if data is None]
-        urls, starts, ends = zip(*(ranges[number] for number in left))
-        system = filesystem(urls[0])
-        if len(left) == 1:
-            results: list[Any] = [_caught(lambda: system.cat_file(urls[0], start=starts[0], end=ends[0]))]
-        else:
-            results = system.cat_ranges(list(urls), list(starts), list(ends), on_error="return")
-        transient = None
-        for number, result in zip(left, results):
-            if not isinstance(result, Exception):
-                size = ranges[number][2] - ranges[number][1]
-                is_whole = len(result) == size
-                found[number] = bytes(result) if is_whole else OSError(_WRONG_SIZE % (len(result), size))
-            elif is_transient(result):
-                transient = result
+
+def _fetch(ranges: Sequence[Range], numbers: Sequence[int], found: dict[int, bytes | OSError]) -> None:
+    """Put those ranges that are not there into `found`; raise what may be better the next time."""
+    left = [number for number in numbers if number not in found]
+    urls, starts, ends = zip(*(ranges[number] for number in left))
+    system = filesystem(urls[0])
+    if len(left) == 1:
+        results: list[Any] = [_caught(lambda: system.cat_file(urls[0], start=starts[0], end=ends[0]))]
+    else:
+        results = system.cat_ranges(list(urls), list(starts), list(ends), on_error="return")
+    lost = None
+    for number, result in zip(left, results):
+        size = None if ranges[number][2] is None else (ranges[number][2] or 0) - ranges[number][1]
+        if isinstance(result, Exception):
+            if is_transient(result):
+                lost = result
             else:
                 found[number] = _as_os_error(result)
-        if transient is not None:
-            raise transient
-
-    if ranges:
-        persist(fetch, ranges[0][0], patience_s)
-    return found
-
-
-_WRONG_SIZE = "its server sent %d bytes where %d were asked for: the file has changed, or is not read in parts there"
+        elif size is not None and len(result) != size:
+            found[number] = OSError(_WRONG_SIZE % (len(result), size))
+        else:
+            found[number] = bytes(result)
+    if lost is not None:
+        raise lost
 
 
 def _caught(act: Callable[[], bytes]) -> bytes | Exception:
@@ -212,10 +216,11 @@ def list_folder(url: str, patience_s: float = _PATIENCE_S) -> tuple[list[str], l
     found = persist(lambda: filesystem(url).ls(url.rstrip("/"), detail=True), url, patience_s)
     folders: list[str] = []
     files: list[str] = []
+    own = (url.rstrip("/"), url.rstrip("/").rpartition("://")[2])
     for info in found:
-        name = info["name"].rstrip("/").rpartition("/")[2]
-        if name:
-            (folders if info["type"] == "directory" else files).append(name)
+        path = info["name"].rstrip("/")
+        if path not in own:  # an empty object that stands for the folder
+            (folders if info["type"] == "directory" else files).append(path.rpartition("/")[2])
     if not found:
         raise FileNotFoundError("no such folder")
     return sorted(folders), sorted(files)
@@ -227,3 +232,16 @@ def kind_of(url: str, patience_s: float = _PATIENCE_S) -> str:
         return persist(lambda: filesystem(url).info(url), url, patience_s)["type"]
     except FileNotFoundError:
         return ""
+
+
+def walk(url: str, patience_s: float = _PATIENCE_S) -> Iterator[tuple[str, list[str]]]:
+    """Yield (path relative to `url`, sorted names of its files) of the folder at a URL and of those below it."""
+    found = persist(lambda: filesystem(url).find(url.rstrip("/")), url, patience_s)
+    own = url.rstrip("/").rpartition("://")[2]
+    folders: dict[str, list[str]] = {}
+    for path in found:
+        folder, _, name = path.rpartition("://")[2][len(own) + 1 :].rpartition("/")
+        if name:
+            folders.setdefault(folder, []).append(name)
+    for folder in sorted(folders):
+        yield folder, sorted(folders[folder])
