@@ -29,6 +29,7 @@ from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown
 from runtime.open_files import too_many
 from runtime.seeding import position_seed, seed_host
+from storage.remote import NetworkLost, is_url
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -106,6 +107,7 @@ class ImageFolder(Dataset):
     ) -> None:
         self.images, self.transform, self.replace_bad = images, transform, replace_bad
         self.decode, self.reader = decode, reader
+        self.is_remote = any(map(is_url, getattr(getattr(images, "source", None), "places", ())))
         self._last: tuple[Any, Any] = (None, None)  # the key and the image decoded last, which no transform changes
 
     def __len__(self) -> int:
@@ -122,10 +124,17 @@ class ImageFolder(Dataset):
                     seed_host(position_seed("sample", *key))
                 return Sample(self.transform(image), target, bad_files)
             except Exception as error:  # decoders, and transforms of odd images, raise nearly anything
-                if too_many(error):  # no fault of the image
+                if too_many(error) or isinstance(error, NetworkLost):  # no fault of the image
                     raise
                 bad_files = bad_files or ["%s (%s)" % (self.reader.describe(name), failure_of(error))]
         return Sample(None, None, bad_files)
+
+    def __getitems__(self, positions: Sequence[Any]) -> list[Sample]:
+        """Return the items of a batch, for torch 2 and newer; what lies on other machines is fetched at once."""
+        if self.is_remote:
+            numbers = [position[0] if isinstance(position, Position) else position for position in positions]
+            self.reader.prefetch([self.images[number % len(self.images)][0] for number in numbers])
+        return [self[position] for position in positions]
 
     def _read(self, name: str) -> Any:
         if self._last[0] != name:

@@ -36,6 +36,7 @@ def check_quickly(options: parsing.Options) -> None:
     from commands import list_models
     from pipeline import sources
     from pipeline.layout import check_outside
+    from storage.remote import is_url
 
     names = list_models.names()
     if options.model not in names:
@@ -45,10 +46,10 @@ def check_quickly(options: parsing.Options) -> None:
     if not options.trains:  # which reads the classes of train, if there is one
         train = sources.find_train(options.data_path, options.train_data, options.image_root)
         found += [train] if train else []
-    folders = [source.place for source in found if source.form == "folder"]
-    for option, path in (("--output-dir", options.output_dir), ("--index-cache", options.index_cache)):
-        if path:
-            check_outside(folders, option, path)
+    folders = [source.place for source in found if source.form == "folder" and not is_url(source.place)]
+    for option in ("output_dir", "index_cache", "data_cache"):
+        if getattr(options, option):
+            check_outside(folders, "--" + option.replace("_", "-"), getattr(options, option))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from options import parsing
 from results import trackers
 from runtime.errors import UserError
 
-FOLDERS = ("data_path", "image_root", "index_cache", "output_dir")
+FOLDERS = ("data_path", "image_root", "data_cache", "index_cache", "output_dir")
 FILES = ("config", "eval_json", "finetune", "resume", "teacher_path", "train_data", "val_data")
 VALUES = {"model": list_models.names(), "teacher_model": list_models.names(), "tracker": trackers.NAMES}
 

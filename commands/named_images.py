@@ -8,7 +8,7 @@ from typing import Sequence
 from pipeline import lists, sources
 from pipeline.archive_contents import read_all
 from pipeline.decoding import Decoding
-from pipeline.image_index import sizes_and_times
+from pipeline.image_index import sure_stamps
 from pipeline.parquet_listing import list_rows
 from pipeline.passed_over import PassedOver, list_images_below
 from pipeline.readers.named import NamedImages
@@ -50,7 +50,7 @@ def add_path(images: NamedImages, path: str, decoding: Decoding) -> list[str]:
 def _add_archives(images: NamedImages, word: str, paths: Sequence[str], decoding: Decoding) -> list[str]:
     """Append the images in archives, in each by their names."""
     before, passed_over = len(images), PassedOver()
-    stamps = sizes_and_times(paths)
+    stamps = sure_stamps(paths)
     for path, stamp, contents in zip(paths, stamps, read_all(paths, decoding, with_labels=False)):
         rows = zip(contents.names, contents.offsets.tolist(), contents.sizes.tolist())
         images.add_archive(path, stamp, sorted(rows))

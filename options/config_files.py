@@ -92,7 +92,7 @@ def _kind_of(value: Any) -> str:
 
 
 _INPUTS = ("data_path", "train_data", "val_data", "image_root", "resume", "finetune", "teacher_path")
-PATHS = (*_INPUTS, "index_cache", "output_dir")
+PATHS = (*_INPUTS, "data_cache", "index_cache", "output_dir")
 
 
 def with_full_paths(values: Mapping[str, Any]) -> dict[str, Any]:

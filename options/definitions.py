@@ -52,11 +52,21 @@ def _add_data(parser: Parser) -> None:
     add = parser.add_argument_group("data").add_argument
     text = "folder with train/ and val/, or with lists or archives of these names (required)"
     add("--data-path", default="", metavar="DIR", help=text)
-    text = "a folder, list, archive or pattern of archives (default: what --data-path holds)"
+    text = "a folder, list, archive or pattern of archives, or a URL of one (default: what --data-path holds)"
     add("--train-data", default="", metavar="SOURCE", help=text)
     add("--val-data", default="", metavar="SOURCE", help=text)
     text = "folder of the images that a list names (default: the list's)"
     add("--image-root", default="", metavar="DIR", help=text)
+    text = "where pieces of data from URLs are kept, below that folder (default: nowhere, they are read anew)"
+    add("--data-cache", default="", metavar="DIR", help=text)
+    gigabytes = number(float, above=0, high=10**9)
+    add(
+        "--data-cache-gb",
+        type=gigabytes,
+        default=100.0,
+        metavar="GB",
+        help="the most that --data-cache takes (default: 100)",
+    )
     text = "where indexes of the images are kept (default: --output-dir)"
     add("--index-cache", default="", metavar="DIR", help=text)
     text = "IMNET, a folder of images, alone is supported (default: IMNET)"

@@ -18,6 +18,8 @@ INCIDENTAL = frozenset(
         "bind_cpu",
         "checkpoint_steps",
         "config",
+        "data_cache",
+        "data_cache_gb",
         "dist_eval",
         "dist_timeout",
         "dist_url",

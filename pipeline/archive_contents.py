@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from pipeline.archives.members import ArchiveError, Member, list_members
 from pipeline.decoding import Decoding
-from pipeline.image_index import size_and_time
 from pipeline.layout import is_hidden
 from pipeline.loader import Loader, LostProcess
 from pipeline.passed_over import PassedOver
@@ -19,6 +18,7 @@ from pipeline.readers.archives import ArchiveReader
 from pipeline.samplers import EvalShard, ShardBatches
 from runtime.affinity import usable_cores
 from runtime.errors import RunError, UserError, reason, shown
+from storage.files import DEFAULT, Storage
 from utils import parse_json
 
 _LABEL_ENDINGS = (".cls", ".json")  # of WebDataset, beside an image of the same name
@@ -43,10 +43,11 @@ def read_all(
     decoding: Decoding,
     tick: Callable[[], object] = lambda: None,
     with_labels: bool = True,
+    storage: Storage = DEFAULT,
 ) -> Iterator[Contents]:
     """Yield the Contents of each archive, read by as many processes as help; UserError for one that is damaged."""
     workers = min(usable_cores(), len(paths)) if len(paths) > 1 else 0
-    shards = _Shards(paths, decoding, tick if not workers else None, with_labels)
+    shards = _Shards(paths, decoding, tick if not workers else None, with_labels, storage)
     loader = Loader(shards, ShardBatches(EvalShard(len(paths)), 1), list, workers, hands_over=False)
     try:
         for (contents,), path in zip(loader.items(), paths):  # to the end of the items, where torch ends its processes
@@ -64,22 +65,32 @@ class _Shards(Dataset):
     """The Contents of each archive, or the reason why it cannot be listed."""
 
     def __init__(
-        self, paths: Sequence[str], decoding: Decoding, tick: Callable[[], object] | None, with_labels: bool
+        self,
+        paths: Sequence[str],
+        decoding: Decoding,
+        tick: Callable[[], object] | None,
+        with_labels: bool,
+        storage: Storage,
     ) -> None:
         self.paths, self.decoding, self.tick, self.with_labels = paths, decoding, tick, with_labels
+        self.storage = storage
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Contents | str:
         try:
-            return read_contents(self.paths[number], self.decoding, self.tick, self.with_labels)
+            return read_contents(self.paths[number], self.decoding, self.tick, self.with_labels, self.storage)
         except (ArchiveError, OSError) as error:
             return reason(error)
 
 
 def read_contents(
-    path: str, decoding: Decoding, tick: Callable[[], object] | None = None, with_labels: bool = True
+    path: str,
+    decoding: Decoding,
+    tick: Callable[[], object] | None = None,
+    with_labels: bool = True,
+    storage: Storage = DEFAULT,
 ) -> Contents:
     """Return the Contents of an archive; ArchiveError or OSError where it cannot be listed.
 
@@ -93,7 +104,7 @@ def read_contents(
     others: list[str] = []
     visible: set[str] = {""}
     hidden: set[str] = set()
-    for member in list_members(path, passed_over.add_odd):
+    for member in list_members(path, passed_over.add_odd, storage):
         name, offset, size, is_deflated = member
         folder, _, file = name.rpartition("/")
         if folder not in visible:
@@ -121,7 +132,7 @@ def read_contents(
         passed_over.add_folder(folder)
     labels: list[str | None] = [None] * len(names)
     if label_files and with_labels:
-        labels = _labels_in(path, names, label_files)
+        labels = _labels_in(path, names, label_files, storage)
     used = set() if with_labels and all(label is None for label in labels) else _label_names(names)
     passed_over.add_files(name for name in label_files if name not in used)
     return Contents(names, numpy.array(offsets, numpy.int64), numpy.array(sizes, numpy.uint32), labels, passed_over)
@@ -138,11 +149,11 @@ def _first_key(name: str) -> str:
     return folder + slash + file.partition(".")[0]
 
 
-def _labels_in(path: str, names: Sequence[str], label_files: dict[str, Member]) -> list[str | None]:
+def _labels_in(path: str, names: Sequence[str], label_files: dict[str, Member], storage: Storage) -> list[str | None]:
     """Return the label of each image that a file of its name tells, or of its key, if it alone has that; else None."""
     counts = collections.Counter(map(_first_key, names))
     labels: list[str | None] = []
-    reader = ArchiveReader([path], [size_and_time(path)])
+    reader = ArchiveReader([path], [storage.stamp(path)], storage)
     for name in names:
         keys = [os.path.splitext(name)[0], *[key for key in [_first_key(name)] if counts[key] == 1]]
         label = None

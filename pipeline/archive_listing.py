@@ -14,7 +14,7 @@ from pipeline import imagenet_labels, lists
 from pipeline.archive_contents import Contents, read_all
 from pipeline.class_numbers import numbers_of, stranger_error
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import ArchiveIndex, header_of, lasting, pack, row_order, sizes_and_times, stamp_if_there
+from pipeline.image_index import ArchiveIndex, header_of, lasting, pack, row_order, stamp_if_there, stamps_of
 from pipeline.passed_over import PassedOver
 from pipeline.sources import Source
 from runtime.errors import UserError, shown
@@ -33,8 +33,8 @@ def list_archives(
     began = time.time_ns()
     beside = lists.class_names_path(source.paths[0])
     stamps = [stamp_if_there(path) for path in (source.labels, beside) if path]
-    files = sizes_and_times(source.paths)
-    found = list(read_all(source.paths, decoding, tick))
+    files = stamps_of(source)
+    found = list(read_all(source.paths, decoding, tick, storage=source.storage))
     passed_over = PassedOver()
     for contents in found:
         passed_over.add(contents.passed_over)

@@ -18,6 +18,8 @@ from pipeline.readers.files import FileReader
 from pipeline.reading import stamp_of
 from pipeline.sources import Source
 from runtime.errors import UserError, reason, shown
+from storage.files import DEFAULT, Storage, absolute, exists, join
+from storage.remote import Stamp, is_url
 
 FORMAT = 3
 RACY_NS = 2 * 10**9  # what changed less than this before it is listed may change again within the same time stamp
@@ -86,7 +88,7 @@ class ImageIndex(collections.abc.Sequence):
 
     def reader(self) -> Reader:
         """Return the Reader that opens the images."""
-        return FileReader()
+        return FileReader(self.source.storage)
 
     def name_of(self, number: int) -> str:
         """Return the name of an image below `place`."""
@@ -122,7 +124,7 @@ class ImageIndex(collections.abc.Sequence):
             return False
         if header["asked_classes"] != (None if classes is None else list(classes)):
             return False
-        return all(_is_unchanged(os.path.join(self.place, inner), stamp) for inner, stamp in header["stamps"])
+        return all(_is_unchanged(join(self.place, inner), stamp) for inner, stamp in header["stamps"])
 
 
 class PathIndex(ImageIndex):
@@ -181,7 +183,7 @@ class ListIndex(PathIndex):
     form = "list"
 
     def _key(self, number: int, target: int) -> str:
-        return os.path.join(self.source.image_root, self._name(number))
+        return join(self.source.image_root, self._name(number))
 
     def name_of(self, number: int) -> str:
         return self._name(number)
@@ -201,7 +203,7 @@ class FilesIndex(ImageIndex):
         return self.header["names"]
 
     def is_current(self, classes: Sequence[str] | None, extensions: Sequence[str]) -> bool:
-        files = [list(size_and_time(path)) for path in self.source.paths]
+        files = [list(stamp) for stamp in stamps_of(self.source)]
         return super().is_current(classes, extensions) and files == self.header["files"]
 
     def check(self) -> None:
@@ -227,7 +229,8 @@ class ArchiveIndex(FilesIndex):
         return shard, offset, size
 
     def reader(self) -> ArchiveReader:
-        return ArchiveReader(self.source.paths, [tuple(stamp) for stamp in self.header["files"]])
+        stamps = [tuple(stamp) for stamp in self.header["files"]]
+        return ArchiveReader(self.source.paths, stamps, self.source.storage)
 
     def _naming(self) -> str:
         return "labelled archive" if self.header["has_labels"] else self.form
@@ -252,20 +255,18 @@ def row_order(targets: numpy.ndarray, names: Sequence[str]) -> numpy.ndarray:
     return numpy.array(order, numpy.int64)
 
 
-def size_and_time(path: str) -> tuple[int, int]:
-    """Return (bytes, time of the last change in ns) of an archive."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+def stamps_of(source: Source) -> list[Stamp]:
+    """Return the Stamp of each file that the user named; UserError for one that is not there."""
+    return sure_stamps(source.paths, source.storage)
 
 
-def sizes_and_times(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Return size_and_time of each of the files that the user named; UserError for one that is not there."""
-    found = []
-    for path in paths:
-        try:
-            found.append(size_and_time(path))
-        except OSError as error:
-            raise UserError("%s: %s" % (shown(path), reason(error))) from None
+def sure_stamps(paths: Sequence[str], storage: Storage = DEFAULT) -> list[Stamp]:
+    """Return the Stamp of each of the files that the user named; UserError for one that is not there."""
+    found: list[Stamp] = []
+    for path, stamp in zip(paths, storage.stamps(paths)):
+        if isinstance(stamp, OSError):
+            raise UserError("%s: %s" % (shown(path), reason(stamp)))
+        found.append(stamp)
     return found
 
 
@@ -290,10 +291,10 @@ def header_of(
     return dict(header, extensions=list(decoding.extensions), passed_over=passed_over.as_dict())
 
 
-def lasting(stamps: Sequence[Any], began: int, files: Sequence[tuple[int, int]] = ()) -> Sequence[Any] | None:
+def lasting(stamps: Sequence[Any], began: int, files: Sequence[Stamp] = ()) -> Sequence[Any] | None:
     """Return `stamps`; None where something may have changed since the time `began`, when it was to be listed.
 
-    The stamps are pairs of (path, times or None), `files` those of size_and_time.
+    The stamps are pairs of (path, times or None), `files` are Stamps.
     """
     times = [max(stamp) for _, stamp in stamps if stamp is not None] + [time for _, time in files]
     return None if max(times, default=0) > began - RACY_NS else stamps
@@ -301,11 +302,15 @@ def lasting(stamps: Sequence[Any], began: int, files: Sequence[tuple[int, int]] 
 
 def stamp_if_there(path: str) -> tuple[str, tuple[int, int] | None]:
     """Return the absolute path and the stamp of a file; None for one that does not exist, and may come to exist."""
-    return os.path.abspath(path), stamp_of(path) if os.path.lexists(path) else None
+    return absolute(path), _stamp_of(path) if exists(path) else None
 
 
 def _is_unchanged(path: str, stamp: Sequence[int] | None) -> bool:
-    return not os.path.lexists(path) if stamp is None else stamp_of(path) == tuple(stamp)
+    return not exists(path) if stamp is None else _stamp_of(path) == tuple(stamp)
+
+
+def _stamp_of(path: str) -> tuple[int, int]:
+    return DEFAULT.stamp(path) if is_url(path) else stamp_of(path)
 
 
 def checksum_of(arrays: Any) -> int:

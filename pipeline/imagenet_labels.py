@@ -6,6 +6,7 @@ import io
 import tarfile
 
 from runtime.errors import UserError, reason, shown
+from storage.files import DEFAULT
 
 _TRUTH, _SYNSETS = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 _IMAGE = "ILSVRC2012_val_%08d.JPEG"
@@ -35,7 +36,7 @@ def read_devkit(path: str) -> dict[str, str]:
 
 def _files_of(path: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
-    with tarfile.open(path) as archive:
+    with DEFAULT.open(path) as file, tarfile.open(fileobj=file) as archive:
         for member in archive:
             name = member.name.rpartition("/")[2]
             if member.isfile() and name in (_TRUTH, _SYNSETS):

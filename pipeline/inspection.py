@@ -17,6 +17,7 @@ from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import SMALL_SIZE
 from runtime.errors import RunError
 from runtime.open_files import too_many
+from storage.remote import NetworkLost
 from utils import digest_of
 
 MOST_NAMED = 1000  # files of a kind that are named; all are counted
@@ -60,7 +61,7 @@ class ImageFiles(Dataset):
             if self.resize is not None:
                 self.resize.goal(width, height)
         except Exception as error:  # decoders raise nearly anything
-            if too_many(error):  # no fault of the image
+            if too_many(error) or isinstance(error, NetworkLost):  # no fault of the image
                 raise
             return ImageFacts(failure_of(error))
         return ImageFacts("", digest, width, height, mode, is_rotated, is_clipped)

@@ -6,7 +6,9 @@ import contextlib
 import os
 from typing import Sequence
 
-from runtime.errors import UserError, shown
+from runtime.errors import UserError, reason, shown
+from storage import remote
+from storage.remote import is_url
 
 # Folders that systems and programs leave among others, in lower case; those whose names begin with a dot are more.
 _LEFT_BY_OTHERS = frozenset(
@@ -32,6 +34,8 @@ def list_top(folder: str) -> tuple[list[str], list[str]]:
     """Return (names of the folders in `folder`, names of all else), sorted."""
     folders: list[str] = []
     others: list[str] = []
+    if is_url(folder):
+        return _list_remote(folder)
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -39,6 +43,13 @@ def list_top(folder: str) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise unlistable(error) from None
     return sorted(folders), sorted(others)
+
+
+def _list_remote(url: str) -> tuple[list[str], list[str]]:
+    try:
+        return remote.list_folder(url)
+    except OSError as error:
+        raise UserError("%s cannot be listed: %s" % (shown(url), reason(error))) from None
 
 
 def check_classes(folder: str) -> list[str]:
@@ -54,7 +65,7 @@ def check_classes(folder: str) -> list[str]:
 
 def find_below(root: str, parts: Sequence[str]) -> str | None:
     """Return the first folder one or two levels below `root` that holds the folders `parts`."""
-    level = [root]
+    level = [] if is_url(root) else [root]
     for _ in range(2):
         level = [os.path.join(folder, name) for folder in level for name in folders_in(folder)][:_MOST_SEARCHED]
         for folder in level:

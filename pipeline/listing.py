@@ -27,6 +27,8 @@ from pipeline.parquet_listing import list_parquet
 from pipeline.passed_over import PassedOver
 from pipeline.reading import stamp_of, walk
 from pipeline.sources import Source, folder_source
+from storage.files import absolute
+from storage.remote import is_url
 
 _TICK = 10**5  # rows
 
@@ -85,7 +87,7 @@ def _list_folder(
             nested += len(files) if inner else 0
         counts.append(sum(len(files) for _, files in listed))
     header = header_of(source, classes, asked_classes, decoding, passed_over, nested)
-    header["stamps"] = lasting(stamps, began)
+    header["stamps"] = None if is_url(folder) else lasting(stamps, began)  # folders at URLs have no times
     targets = numpy.repeat(numpy.arange(len(counts), dtype=numpy.int32), counts)
     return FolderIndex(pack_names(header, targets, b"".join(names)), source)
 
@@ -109,12 +111,12 @@ def list_rows(
 ) -> ListIndex:
     """Return the index of a list; its rows count whatever their extensions."""
     began = time.time_ns()
-    path = os.path.abspath(source.paths[0])
+    path = absolute(source.paths[0])
     stamps = [stamp_if_there(path), stamp_if_there(lists.class_names_path(path))]
     images: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
-    for row in lists.read_rows(path):
+    for row in lists.read_rows(path, storage=source.storage):
         images.append(row.path)
         labels.append(row.label)
         lines.append(row.line)

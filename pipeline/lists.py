@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Iterable, Iterator, NamedTuple,
 
 from pipeline.layout import names_text
 from runtime.errors import UserError, did_you_mean, reason, shown
-from utils import open_regular, parse_json, to_json
+from storage.files import DEFAULT, Storage, exists
+from utils import parse_json, to_json
 
 if TYPE_CHECKING:
     import numpy
@@ -41,7 +42,7 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(ENDINGS)
 
 
-def read_rows(path: str, column: str | None = None) -> Iterator[ListRow]:
+def read_rows(path: str, column: str | None = None, storage: Storage = DEFAULT) -> Iterator[ListRow]:
     """Yield the rows of the list `path`, the value of `column` as their group; UserError names the line at fault.
 
     The bytes of a path or label that are not UTF-8 are kept as Python keeps those of file names; JSON has none.
@@ -51,7 +52,7 @@ def read_rows(path: str, column: str | None = None) -> Iterator[ListRow]:
         raise UserError("%s is no list: name a file that ends in %s" % (shown(path), ", ".join(ENDINGS)))
     count = 0
     try:
-        with open_regular(path) as file:
+        with storage.open(path) as file:
             for row in _parsed(file, path, ending, column):
                 count += 1
                 yield row
@@ -207,10 +208,10 @@ def class_names_path(path: str) -> str:
 def read_class_names(path: str) -> list[str] | None:
     """Return the names of the classes in classes.txt beside the list `path`, one a line; None where there is none."""
     path = class_names_path(path)
-    if not os.path.lexists(path):
+    if not exists(path):
         return None
     try:
-        with open_regular(path) as file:
+        with DEFAULT.open(path) as file:
             names = [text.strip(BLANKS) for text in _lines(file, path)]
     except OSError as error:
         raise UserError("%s cannot be read: %s" % (shown(path), reason(error))) from None

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from runtime.errors import UserError, one_line, reason, shown
-from utils import open_regular, parse_json
+from storage.files import DEFAULT, Storage
+from storage.remote import NetworkLost, Stamp
+from utils import parse_json
 
 IMAGE, LABEL = "image", "label"
 
@@ -25,12 +27,12 @@ def load_parquet() -> Any:
     return parquet
 
 
-def open_parquet(path: str) -> tuple[BinaryIO, Any]:
-    """Return (the open file, its pyarrow ParquetFile, which starts no threads)."""
+def open_parquet(path: str, storage: Storage = DEFAULT) -> tuple[BinaryIO, Any, Stamp]:
+    """Return (the open file, its pyarrow ParquetFile, which starts no threads, its Stamp)."""
     parquet = load_parquet()
-    file = open_regular(path)
+    file, stamp = storage.open_stream(path)
     try:
-        return file, parquet.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+        return file, parquet.ParquetFile(file, pre_buffer=False, page_checksum_verification=True), stamp
     except BaseException:
         file.close()
         raise
@@ -56,16 +58,16 @@ class FileFacts:
     labels: Any
 
 
-def read_facts(path: str, with_labels: bool = True) -> FileFacts:
+def read_facts(path: str, storage: Storage = DEFAULT, with_labels: bool = True) -> FileFacts:
     """Return the FileFacts of the file `path`; UserError where it is damaged or has other columns.
 
     Without labels it needs no column of them.
     """
     try:
-        file, opened = open_parquet(path)
+        file, opened, _ = open_parquet(path, storage)
         with file:
             return _facts_of(path, opened, with_labels)
-    except UserError:
+    except (UserError, NetworkLost):
         raise
     except Exception as error:  # pyarrow raises nearly anything for a damaged file
         text = "%s cannot be read as Parquet: %s; restore the file"

@@ -44,7 +44,10 @@ class ParquetIndex(FilesIndex):
     def reader(self) -> ParquetReader:
         load_parquet()
         header = self.header
-        return ParquetReader(self.source.paths, header["files"], header["groups"], self.starts, header["column"])
+        files, groups = header["files"], header["groups"]
+        return ParquetReader(
+            self.source.paths, files, groups, self.starts, header["column"], storage=self.source.storage
+        )
 
     @property
     def fingerprint(self) -> list[Any]:

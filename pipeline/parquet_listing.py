@@ -12,7 +12,7 @@ import numpy
 from pipeline import lists
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import header_of, lasting, pack, sizes_and_times, stamp_if_there
+from pipeline.image_index import header_of, lasting, pack, stamp_if_there, stamps_of, sure_stamps
 from pipeline.parquet_files import LABEL, FileFacts, load_parquet, read_facts, row_name
 from pipeline.parquet_index import ParquetIndex
 from pipeline.passed_over import PassedOver
@@ -37,11 +37,11 @@ def list_parquet(
     load_parquet()
     began = time.time_ns()
     stamps = [stamp_if_there(lists.class_names_path(source.paths[0]))]
-    files = sizes_and_times(source.paths)
+    files = stamps_of(source)
     found: list[FileFacts] = []
     labels: list[_Labels] = []
     for path in source.paths:
-        found.append(read_facts(path))
+        found.append(read_facts(path, source.storage))
         labels.append(_read_labels(path, found[-1]))
         tick()
     _check_alike(source.paths, found, labels)
@@ -58,7 +58,7 @@ def list_parquet(
 
 def list_rows(paths: Sequence[str]) -> ParquetReader:
     """Return a reader of the rows of files, for one block at a time; their labels do not matter, nor need they be."""
-    stamps = sizes_and_times(paths)
+    stamps = sure_stamps(paths)
     load_parquet()
     found = [read_facts(path, with_labels=False) for path in paths]
     _check_alike(paths, found, [])

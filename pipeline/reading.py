@@ -14,7 +14,11 @@ from torchvision import transforms
 from pipeline.decoding import LONGEST_SIGN, load_plugin, plugin_for
 from pipeline.layout import contains, is_hidden, unlistable
 from runtime.errors import UserError, printable, reason, shown
+from storage import remote
+from storage.remote import is_url
 from utils import open_regular
+
+TIMELESS = (0, 0)  # the stamp of a folder at a URL
 
 # Pillow warns of palettes with transparency, odd EXIF data and large pictures, in every loader process, naming no file.
 # None of it changes the pixels that come out; a picture that is too large to decode is an error of its own.
@@ -34,8 +38,10 @@ def walk(
     """Yield (path relative to `top`, time stamp, names of its files) of the folder `top` and of each folder below it.
 
     Links are followed. Hidden folders below `top` are not: `passed_over` is called with the path of each. UserError for
-    a folder that cannot be listed, and for links that lead back to where they are.
+    a folder that cannot be listed, and for links that lead back to where they are. `top` may be a URL.
     """
+    if is_url(top):
+        yield from _walk_remote(top, passed_over)
     if not os.path.isdir(top):
         return
     _check_link(top)
@@ -50,6 +56,19 @@ def walk(
             else:
                 waiting.append(os.path.join(inner, name))
         yield inner, stamp, files
+
+
+def _walk_remote(top: str, passed_over: Callable[[str], object]) -> Iterator[tuple[str, tuple[int, int], list[str]]]:
+    hidden = set()
+    for inner, files in remote.walk(top):
+        parts = inner.split("/") if inner else []
+        first = next((number for number, part in enumerate(parts) if is_hidden(part)), None)
+        if first is None:
+            yield inner, TIMELESS, files
+        else:
+            hidden.add("/".join(parts[: first + 1]))
+    for folder in sorted(hidden):
+        passed_over(folder)
 
 
 def _list(path: str) -> tuple[tuple[int, int], list[str], list[str]]:
@@ -78,7 +97,12 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def stamp_of(folder: str) -> tuple[int, int]:
-    """Return what changes with the names in `folder`: its two times in ns, of which an unpacker resets only one."""
+    """Return what changes with the names in `folder`: its two times in ns, of which an unpacker resets only one.
+
+    TIMELESS for a URL.
+    """
+    if is_url(folder):
+        return TIMELESS
     status = os.stat(folder)
     return status.st_mtime_ns, status.st_ctime_ns
 

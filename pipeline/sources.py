@@ -8,10 +8,13 @@ import os
 import re
 from dataclasses import dataclass, replace
 from typing import Any, Mapping, Sequence
+from urllib.parse import urlsplit
 
 from pipeline.layout import check_classes, find_below, list_top
 from pipeline.lists import ENDINGS as LISTS
-from runtime.errors import UserError, shown
+from runtime.errors import UserError, reason, shown
+from storage.files import DEFAULT, Storage, absolute, cache_in, exists, is_folder
+from storage.remote import check_url, is_url
 
 ARCHIVES = (".tar", ".zip")
 PARQUET = ".parquet"
@@ -35,7 +38,7 @@ class Source:
 
     The form is "folder", "list", "archive" or "parquet"; `paths` are the folder, the list, the archives or files. The
     paths of a list's images are relative to `image_root`; `labels` is a file that tells the classes of images which lie
-    flat in an archive.
+    flat in an archive. All of them are paths or URLs, which `storage` reads.
     """
 
     form: str
@@ -44,6 +47,7 @@ class Source:
     paths: tuple[str, ...]
     image_root: str = ""
     labels: str = ""
+    storage: Storage = DEFAULT
 
     @property
     def place(self) -> str:
@@ -51,9 +55,14 @@ class Source:
         return self.paths[0] if len(self.paths) == 1 else os.path.dirname(self.paths[0])
 
     @property
+    def places(self) -> list[str]:
+        """The paths and URLs of all that it consists of."""
+        return [path for path in (*self.paths, self.image_root, self.labels) if path]
+
+    @property
     def identity(self) -> list[str]:
         """The absolute paths of all that it consists of."""
-        return [os.path.abspath(path) for path in (*self.paths, self.image_root, self.labels) if path]
+        return [absolute(path) for path in self.places]
 
     @property
     def title(self) -> str:
@@ -81,19 +90,19 @@ def find(
     `option` is what `root` was given by. UserError where there is none, or where two forms contradict.
     """
     given = given or {}
-    if not all(given.get(part) for part in parts) and not os.path.isdir(root):
-        name = " ".join(filter(None, [option, shown(root)]))
-        if os.path.exists(root):
+    name = " ".join(filter(None, [option, shown(root)]))
+    if not all(given.get(part) for part in parts) and not _is_folder(root, name):
+        if exists(root):
             raise UserError("%s is not a folder: name a part of the data by --train-data or --val-data" % name)
         raise UserError("%s: no such folder" % name)
-    if image_root and not os.path.isdir(image_root):
+    if image_root and not is_url(image_root) and not os.path.isdir(image_root):
         raise UserError("--image-root %s: no such folder" % shown(image_root))
     found = {}
     for part in parts:
         if given.get(part):
             found[part] = read_source(part, given[part], image_root)
         else:
-            found[part] = _find_part(root, part, parts, image_root, " ".join(filter(None, [option, shown(root)])))
+            found[part] = _find_part(root, part, parts, image_root, name)
     if image_root and not any(source.form == "list" for source in found.values()):
         raise UserError("--image-root is for the paths in a list, and no part of the data is one: leave it out")
     return found
@@ -103,7 +112,11 @@ def find_for(options: Any) -> dict[str, Source]:
     """Return the Sources of val and, for a training, of train, that the `options` name; UserError without one."""
     given = {"train": options.train_data, "val": options.val_data}
     parts = ("train", "val") if options.trains else ("val",)
-    return find(options.data_path, parts, given, options.image_root, "--data-path")
+    storage = Storage(options.data_cache, int(options.data_cache_gb * 1e9), options.dist_timeout)
+    found = find(options.data_path, parts, given, options.image_root, "--data-path")
+    if storage.cache and any(is_url(source.place) for source in found.values()):
+        cache_in(storage.cache, storage.cache_bytes)  # the reason why it cannot be used, before anything is read
+    return {part: replace(source, storage=storage) for part, source in found.items()}
 
 
 def find_train(root: str, given: str, image_root: str) -> Source | None:
@@ -120,17 +133,15 @@ def find_train(root: str, given: str, image_root: str) -> Source | None:
 def read_source(part: str, text: str, image_root: str = "", option: str | None = None) -> Source:
     """Return the Source that `option` names by a folder, a file, or a pattern of archives."""
     name = "%s %s" % ("--%s-data" % part if option is None else option, shown(text))
-    if "://" in text:
-        raise UserError("%s: data is not read from URLs: copy it to this machine first" % name)
-    if os.path.isdir(text):
+    if _is_folder(text, name):
         _check_part_folder(name, text)
         return folder_source(text, part)
-    if os.path.lexists(text):
+    if _exists(text, name):
         return _file_source(part, name, text, image_root)
     paths = expand(text)
     if not paths:
         raise UserError("%s: no such file or folder, nor a pattern of some; it takes %s" % (name, _FORMS))
-    missing = [path for path in paths if not os.path.exists(path)]
+    missing = [path for path, stamp in zip(paths, DEFAULT.stamps(paths)) if isinstance(stamp, FileNotFoundError)]
     if missing:
         raise UserError("%s: %s does not exist%s" % (name, shown(missing[0]), _and_more(len(missing) - 1)))
     if len(paths) == 1:
@@ -141,6 +152,24 @@ def read_source(part: str, text: str, image_root: str = "", option: str | None =
         text = "%s: a pattern takes archives alone (%s), or Parquet files alone (%s), not %s"
         raise UserError(text % (name, " ".join(ARCHIVES), PARQUET, shown(others[0])))
     return Source(forms.pop(), part, name, tuple(paths))
+
+
+def _is_folder(path: str, name: str) -> bool:
+    """Return whether there is a folder; UserError, which begins with `name`, for a URL that cannot be asked for it."""
+    if not is_url(path):
+        return os.path.isdir(path)
+    check_url(path, name)
+    try:
+        return is_folder(path)
+    except OSError as error:
+        raise UserError("%s cannot be read: %s" % (name, reason(error))) from None
+
+
+def _exists(path: str, name: str) -> bool:
+    try:
+        return exists(path)
+    except OSError as error:
+        raise UserError("%s cannot be read: %s" % (name, reason(error))) from None
 
 
 def _check_part_folder(name: str, folder: str) -> None:
@@ -165,14 +194,19 @@ def expand(pattern: str) -> list[str]:
     for text in _expand_braces(pattern):
         folder, name = os.path.split(text)
         if any(sign in name for sign in "*?["):
-            try:
-                names = os.listdir(folder or ".")
-            except OSError:
-                names = []
+            names = _names_in(folder)
             paths += sorted(os.path.join(folder, found) for found in fnmatch.filter(names, name))
         elif text != pattern:
             paths.append(text)
     return paths
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        folders, files = list_top(folder or ".")
+    except UserError:
+        return []
+    return folders + files
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -198,6 +232,8 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _form_of(path: str) -> str:
     """Return the form of a file by its ending; "" for another."""
+    if is_url(path):
+        path = urlsplit(path).path
     for form, endings in (("list", LISTS), ("archive", ARCHIVES), ("parquet", PARQUET)):
         if path.lower().endswith(endings):
             return form
@@ -220,7 +256,7 @@ def _labels_beside(path: str) -> str:
     if name != _IMAGENET["val"]:
         return ""
     names = [*("val" + ending for ending in LISTS), *DEVKITS]
-    found = [os.path.join(folder, name) for name in names if os.path.isfile(os.path.join(folder, name))]
+    found = [os.path.join(folder, name) for name in names if exists(os.path.join(folder, name))]
     if not found:
         text = "%s does not tell the classes of its images: put %s beside it, or a list of names and classes as %s"
         raise UserError(text % (shown(path), DEVKITS[0], " or ".join(names[:4])))
@@ -238,7 +274,7 @@ def _find_part(root: str, part: str, parts: Sequence[str], image_root: str, name
         if found[0].form == "folder":
             check_classes(found[0].place)
         return found[0]
-    if os.path.isdir(os.path.join(root, part)):
+    if part in list_top(root)[0]:
         check_classes(os.path.join(root, part))
     below = find_below(root, parts)
     remedy = "; %s has: name that folder" % shown(below) if below else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Callable, NamedTuple
 
 from runtime.errors import shown
 
+ReadAt = Callable[[int, int], bytes]  # the bytes (size, position) of a file, fewer at its end
 Odd = Callable[[str, str], object]  # called with the name of a member that is not used, and what it is
 
 NAMELESS = "without a name that a file can have"
@@ -47,9 +47,9 @@ def brief(name: str) -> str:
     return shown(name if len(name) <= _LONGEST_SHOWN else "[...]" + name[-_LONGEST_SHOWN:])
 
 
-def read_exactly(handle: int, size: int, position: int) -> bytes:
-    """Return the `size` bytes at `position` of an open file, which are there unless it has become shorter."""
-    data = os.pread(handle, size, position)
+def read_exactly(read_at: ReadAt, size: int, position: int) -> bytes:
+    """Return the `size` bytes at `position` of a file, which are there unless it has become shorter."""
+    data = read_at(size, position)
     if len(data) < size:
         raise ArchiveError("it became shorter while it was listed: it ends at byte %d" % (position + len(data)))
     return data

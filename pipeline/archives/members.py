@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from typing import Iterator
 
-from pipeline.archives.base import ArchiveError, Member, Odd
+from pipeline.archives.base import ArchiveError, Member, Odd, ReadAt
 from pipeline.archives.tar import begins_as_tar, check_not_compressed, list_tar
 from pipeline.archives.zip import begins_as_zip, list_zip
-from utils import open_regular
+from storage.files import DEFAULT, Storage
 
 _LONGEST_SIGN = 512
 
 
-def list_members(path: str, odd: Odd = lambda name, what: None) -> Iterator[Member]:
+def list_members(path: str, odd: Odd = lambda name, what: None, storage: Storage = DEFAULT) -> Iterator[Member]:
     """Yield the regular files in the archive `path` in their order there; nothing is unpacked.
 
     `odd` is called with the name of each other member that is no folder, and what it is, such as "a link". Its name may
     hold any character. ArchiveError for an archive that is damaged, cut off or compressed; OSError where it cannot be
     opened or read.
     """
-    with open_regular(path) as file:
+    with contextlib.closing(storage.open_at(path, in_order=True)) as file:
         seen = set()
-        for member in _list(file.fileno(), odd):
+        for member in _list(file.read_at, file.stamp[0], odd):
             if member.name in seen:
                 odd(member.name, "a duplicate")
                 continue
@@ -30,15 +30,14 @@ def list_members(path: str, odd: Odd = lambda name, what: None) -> Iterator[Memb
             yield member
 
 
-def _list(handle: int, odd: Odd) -> Iterator[Member]:
-    """Return an iterator of the members of the archive that is open as `handle`: its contents say what it is."""
-    size = os.fstat(handle).st_size
-    first = os.pread(handle, _LONGEST_SIGN, 0)
+def _list(read_at: ReadAt, size: int, odd: Odd) -> Iterator[Member]:
+    """Return an iterator of the members of the archive of `size` bytes: its contents say what it is."""
+    first = read_at(_LONGEST_SIGN, 0)
     if not first:
         raise ArchiveError("it is empty")
     if begins_as_tar(first):
-        return list_tar(handle, size, odd)
+        return list_tar(read_at, size, odd)
     if begins_as_zip(first):
-        return list_zip(handle, size, odd)
+        return list_zip(read_at, size, odd)
     check_not_compressed(first)
     raise ArchiveError("it is neither a tar nor a zip archive, or it is damaged at its beginning")

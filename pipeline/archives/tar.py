@@ -6,7 +6,7 @@ import os
 import zlib
 from typing import Iterator
 
-from pipeline.archives.base import ArchiveError, Member, Odd, brief, checked_name, read_exactly
+from pipeline.archives.base import ArchiveError, Member, Odd, ReadAt, brief, checked_name, read_exactly
 from pipeline.archives.records import LONGEST, long_name, override, pax_records, to_text
 
 BLOCK = 512
@@ -40,34 +40,34 @@ def check_not_compressed(first: bytes) -> None:
             raise ArchiveError(line % (form, tool))
 
 
-def list_tar(handle: int, size: int, odd: Odd) -> Iterator[Member]:
-    """Yield the regular files of a tar archive of `size` bytes in an open file, as of `list_members`.
+def list_tar(read_at: ReadAt, size: int, odd: Odd) -> Iterator[Member]:
+    """Yield the regular files of a tar archive of `size` bytes which `read_at` reads, as of `list_members`.
 
     A tar archive in it is listed in place: its name without ".tar" is the folder of its members.
     """
-    for member in _files(handle, 0, size, odd):
+    for member in _files(read_at, 0, size, odd):
         if member.name.lower().endswith(_ENDING) and os.path.basename(member.name).lower() != _ENDING:
-            yield from _list_inner(handle, member, odd)
+            yield from _list_inner(read_at, member, odd)
         else:
             yield member
 
 
-def _list_inner(handle: int, outer: Member, odd: Odd) -> Iterator[Member]:
+def _list_inner(read_at: ReadAt, outer: Member, odd: Odd) -> Iterator[Member]:
     folder = outer.name[: -len(_ENDING)] + "/"
     if not outer.size:
         odd(outer.name, "an empty archive")
     try:
-        check_not_compressed(os.pread(handle, min(BLOCK, outer.size), outer.offset))
-        inner = _files(handle, outer.offset, outer.offset + outer.size, lambda name, what: odd(folder + name, what))
+        check_not_compressed(read_at(min(BLOCK, outer.size), outer.offset))
+        inner = _files(read_at, outer.offset, outer.offset + outer.size, lambda name, what: odd(folder + name, what))
         for name, offset, size, is_deflated in inner:
             yield Member(folder + name, offset, size, is_deflated)
     except ArchiveError as error:
         raise ArchiveError("its member %s cannot be listed: %s" % (brief(outer.name), error)) from None
 
 
-def _files(handle: int, start: int, end: int, odd: Odd) -> Iterator[Member]:
+def _files(read_at: ReadAt, start: int, end: int, odd: Odd) -> Iterator[Member]:
     """Yield the regular files of the tar archive in the bytes from `start` to `end`."""
-    for kind, name, offset, size, is_sparse in _entries(handle, start, end, odd):
+    for kind, name, offset, size, is_sparse in _entries(read_at, start, end, odd):
         if is_sparse:
             odd(name, "sparse")
         elif kind in _FILES:
@@ -79,20 +79,20 @@ def _files(handle: int, start: int, end: int, odd: Odd) -> Iterator[Member]:
             odd(name, _WITHOUT_CONTENTS.get(kind, "of an unknown type"))
 
 
-def _entries(handle: int, position: int, end: int, odd: Odd) -> Iterator[tuple[bytes, str, int, int, bool]]:
+def _entries(read_at: ReadAt, position: int, end: int, odd: Odd) -> Iterator[tuple[bytes, str, int, int, bool]]:
     """Yield (kind, name, offset, size, whether it is sparse) of each member of the tar archive in those bytes."""
     shared: dict[str, str] = {}  # pax records of all members that follow
     own: dict[str, str] = {}  # records of the next member alone
     name = ""
     while True:
-        header = _read_header(handle, position, end)
+        header = _read_header(read_at, position, end)
         if not header:
             break
         kind, size = header[156:157], _number(header[124:136])
         position += BLOCK
         if kind in _RECORDS:
             _check_contents(position, size, end, "a long name")
-            records = _read_records(handle, kind, position, size)
+            records = _read_records(read_at, kind, position, size)
             (shared if kind == _SHARED else own).update(records)
         else:
             name, is_sparse = _name(header), False
@@ -100,7 +100,7 @@ def _entries(handle: int, position: int, end: int, odd: Odd) -> Iterator[tuple[b
                 name, size, is_sparse = override(dict(shared, **own), name, size)
                 own = {}
             if kind == _SPARSE:
-                position, is_sparse = _after_map(handle, header, position, end), True
+                position, is_sparse = _after_map(read_at, header, position, end), True
             if kind in _WITHOUT_CONTENTS:
                 size = 0
             _check_contents(position, size, end, name)
@@ -112,17 +112,17 @@ def _entries(handle: int, position: int, end: int, odd: Odd) -> Iterator[tuple[b
         odd(name, _UNENDED)
 
 
-def _read_header(handle: int, position: int, end: int) -> bytes:
+def _read_header(read_at: ReadAt, position: int, end: int) -> bytes:
     """Return the header at `position`, its checksum verified; b"" at the end of the archive."""
     if position + BLOCK <= end:
-        header = read_exactly(handle, BLOCK, position)
+        header = read_exactly(read_at, BLOCK, position)
         if header != _ZEROS:
             if not _has_right_checksum(header):
                 raise ArchiveError("it is damaged: the header at byte %d has a wrong checksum" % position)
             return header
     if position > end:
         raise _cut_off(end, "a member should continue until byte %d" % position)
-    rest = read_exactly(handle, min(end - position, _MOST_PADDING), position)
+    rest = read_exactly(read_at, min(end - position, _MOST_PADDING), position)
     more = rest.lstrip(b"\0")
     if more and len(rest) < BLOCK:
         raise _cut_off(end, "a header begins at byte %d" % position)
@@ -134,23 +134,23 @@ def _read_header(handle: int, position: int, end: int) -> bytes:
     return b""
 
 
-def _read_records(handle: int, kind: bytes, position: int, size: int) -> dict[str, str]:
+def _read_records(read_at: ReadAt, kind: bytes, position: int, size: int) -> dict[str, str]:
     """Return the records of that `kind` in the `size` bytes at `position` which change a member's name or size."""
     if kind == _LONG_LINK:
         return {}
     if size > LONGEST:
         raise ArchiveError("it has a name or header of %d bytes at byte %d: at most %d" % (size, position, LONGEST))
-    data = read_exactly(handle, size, position)
+    data = read_exactly(read_at, size, position)
     return long_name(data) if kind == _LONG_NAME else pax_records(data, position)
 
 
-def _after_map(handle: int, header: bytes, position: int, end: int) -> int:
+def _after_map(read_at: ReadAt, header: bytes, position: int, end: int) -> int:
     """Return where the blocks end that continue the map of a sparse member."""
     continues = header[482]
     while continues:
         if position + BLOCK > end:
             raise _cut_off(end, "the map of a sparse member is not complete")
-        continues = read_exactly(handle, BLOCK, position)[504]
+        continues = read_exactly(read_at, BLOCK, position)[504]
         position += BLOCK
     return position
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from typing import Iterator, NamedTuple
 
-from pipeline.archives.base import ArchiveError, Member, Odd, brief, checked_name, read_exactly
+from pipeline.archives.base import ArchiveError, Member, Odd, ReadAt, brief, checked_name, read_exactly
 
 _SIGNS = (b"PK\3\4", b"PK\5\6")
 _ENTRY = struct.Struct("<4s4B4H3L5H2L")
@@ -49,17 +48,17 @@ def begins_as_zip(first: bytes) -> bool:
     return first.startswith(_SIGNS)
 
 
-def list_zip(handle: int, size: int, odd: Odd) -> Iterator[Member]:
-    """Yield the regular files of a zip archive of `size` bytes in an open file, as of `list_members`."""
-    directory = _find_directory(handle, size)
-    for entry in _entries(handle, directory):
+def list_zip(read_at: ReadAt, size: int, odd: Odd) -> Iterator[Member]:
+    """Yield the regular files of a zip archive of `size` bytes, which `read_at` reads, as of `list_members`."""
+    directory = _find_directory(read_at, size)
+    for entry in _entries(read_at, directory):
         what = _what_is_odd(entry)
         if what:
             odd(entry.name, what)
         elif not entry.name.endswith("/"):
             name = checked_name(entry.name, odd)
             if name:
-                offset = _contents_of(handle, entry, directory)
+                offset = _contents_of(read_at, entry, directory)
                 yield Member(name, offset, entry.size, entry.method == _DEFLATED)
 
 
@@ -75,11 +74,11 @@ def _what_is_odd(entry: _Entry) -> str:
     return ""
 
 
-def _contents_of(handle: int, entry: _Entry, directory: _Directory) -> int:
+def _contents_of(read_at: ReadAt, entry: _Entry, directory: _Directory) -> int:
     """Return where the contents of a member begin: its own header may be longer than the directory says."""
     if not 0 <= entry.header <= directory.start - _HEADER.size:
         raise _damaged(directory.start, "%s lies beyond it" % brief(entry.name))
-    sign, name, extra = _HEADER.unpack(read_exactly(handle, _HEADER.size, entry.header))
+    sign, name, extra = _HEADER.unpack(read_exactly(read_at, _HEADER.size, entry.header))
     offset = entry.header + _HEADER.size + name + extra
     if sign != _HEADER_SIGN:
         raise _damaged(entry.header, "the header of %s should begin there" % brief(entry.name))
@@ -88,18 +87,18 @@ def _contents_of(handle: int, entry: _Entry, directory: _Directory) -> int:
     return offset
 
 
-def _find_directory(handle: int, size: int) -> _Directory:
+def _find_directory(read_at: ReadAt, size: int) -> _Directory:
     """Return where the directory of the archive of `size` bytes is."""
     start = max(0, size - _END.size - _LONGEST_COMMENT)
-    tail = read_exactly(handle, size - start, start)
+    tail = read_exactly(read_at, size - start, start)
     at = tail.rfind(_END_SIGN, 0, len(tail) - _END.size + len(_END_SIGN))
     if at < 0:
         raise ArchiveError("it is damaged, or cut off at byte %d: it has no directory at its end" % size)
     _, disk, _, _, count, length, offset, _ = _END.unpack_from(tail, at)
     end = start + at
     locator = end - _LOCATOR.size
-    if locator >= 0 and os.pread(handle, len(_LOCATOR_SIGN), locator) == _LOCATOR_SIGN:
-        end, disk, count, length, offset = _read_end64(handle, locator)
+    if locator >= 0 and read_at(len(_LOCATOR_SIGN), locator) == _LOCATOR_SIGN:
+        end, disk, count, length, offset = _read_end64(read_at, locator)
     if disk:
         raise ArchiveError("it is one of several parts: join them to one archive")
     if offset + length != end:  # the end record of a zip archive within a member of one that was cut off, say
@@ -107,23 +106,23 @@ def _find_directory(handle: int, size: int) -> _Directory:
     return _Directory(offset, end, count)
 
 
-def _read_end64(handle: int, locator: int) -> tuple[int, int, int, int, int]:
+def _read_end64(read_at: ReadAt, locator: int) -> tuple[int, int, int, int, int]:
     """Return (position, disk, count, length, offset) of the 64-bit end record, before whose `locator` it lies."""
     position = locator - _END64.size
     if position >= 0:
-        sign, _, _, _, disk, _, _, count, length, offset = _END64.unpack(read_exactly(handle, _END64.size, position))
+        sign, _, _, _, disk, _, _, count, length, offset = _END64.unpack(read_exactly(read_at, _END64.size, position))
         if sign == _END64_SIGN:
             return position, disk, count, length, offset
     raise _damaged(locator, "a 64-bit end record should lie before it")
 
 
-def _entries(handle: int, directory: _Directory) -> Iterator[_Entry]:
+def _entries(read_at: ReadAt, directory: _Directory) -> Iterator[_Entry]:
     """Yield the members that the directory lists."""
     position, count, block, at = directory.start, 0, b"", 0
     while position < directory.end:
         left = len(block) - at
         if left < _LONGEST_ENTRY and position + left < directory.end:
-            block, at = read_exactly(handle, min(_AT_ONCE, directory.end - position), position), 0
+            block, at = read_exactly(read_at, min(_AT_ONCE, directory.end - position), position), 0
         if at + _ENTRY.size > len(block):
             raise _damaged(position, "its directory is not complete")
         fields = _ENTRY.unpack_from(block, at)

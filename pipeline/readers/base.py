@@ -14,6 +14,9 @@ class Reader:
         """Return the encoded image as a binary file that can seek; OSError where it cannot be opened."""
         raise NotImplementedError
 
+    def prefetch(self, keys: Sequence[Any]) -> None:
+        """Fetch at once what the next calls of `open` need of other machines."""
+
     def name(self, key: Any) -> str:
         """Return the name of the image: a path, or ARCHIVE:MEMBER."""
         raise NotImplementedError

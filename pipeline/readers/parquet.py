@@ -11,6 +11,8 @@ import numpy
 
 from pipeline.parquet_files import IMAGE, failure_text, open_parquet, row_name
 from pipeline.readers.base import Reader
+from storage.files import DEFAULT, Storage, stamp_from
+from storage.remote import NetworkLost, Stamp, is_url
 
 Key = Tuple[int, int]
 FEW = 2  # blocks, for reading in their order
@@ -33,9 +35,10 @@ class ParquetReader(Reader):
         starts: numpy.ndarray,
         column: str,
         keep: int = FEW,
+        storage: Storage = DEFAULT,
     ) -> None:
         self.paths, self.stamps, self.groups = list(paths), [tuple(stamp) for stamp in stamps], list(groups)
-        self.starts, self.column, self.keep = starts, column, keep
+        self.starts, self.column, self.keep, self.storage = starts, column, keep, storage
         self.decoded = 0  # blocks, by this process
         self._firsts = numpy.cumsum([0, *self.groups])  # the first block of each file
         self._process = 0
@@ -63,7 +66,7 @@ class ParquetReader(Reader):
             self._files.popitem()[1][0].close()
 
     def __reduce__(self) -> Any:  # open files stay in their process
-        return ParquetReader, (self.paths, self.stamps, self.groups, self.starts, self.column, self.keep)
+        return ParquetReader, (self.paths, self.stamps, self.groups, self.starts, self.column, self.keep, self.storage)
 
     def _place(self, block: int) -> tuple[int, int]:
         """Return (number of the file, row group in it) of a block."""
@@ -85,6 +88,8 @@ class ParquetReader(Reader):
         self.decoded += 1
         try:
             self._blocks[block] = self._decode(opened, group, int(self.starts[block + 1] - self.starts[block]))
+        except NetworkLost:
+            raise
         except Exception as error:  # pyarrow raises nearly anything for a damaged file
             if getattr(error, "errno", None) or isinstance(error, MemoryError):
                 raise
@@ -106,12 +111,16 @@ class ParquetReader(Reader):
         else:
             while len(self._files) >= _MOST_OPEN:
                 self._files.popitem(last=False)[1][0].close()
-            self._check(os.stat(self.paths[number]), number)
-            self._files[number] = open_parquet(self.paths[number])
+            path = self.paths[number]
+            self._check(self.storage.stamp(path), number)  # first: pyarrow may find a changed one damaged
+            file, opened, stamp = open_parquet(path, self.storage)
+            self._check(stamp, number)
+            self._files[number] = file, opened
         file, opened = self._files[number]
-        self._check(os.fstat(file.fileno()), number)
+        if not is_url(self.paths[number]):
+            self._check(stamp_from(os.fstat(file.fileno())), number)
         return opened
 
-    def _check(self, status: os.stat_result, number: int) -> None:
-        if (status.st_size, status.st_mtime_ns) != self.stamps[number]:
+    def _check(self, stamp: Stamp, number: int) -> None:
+        if stamp != self.stamps[number]:
             raise OSError("the file has changed since it was listed")

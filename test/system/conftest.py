@@ -7,10 +7,13 @@ import pytest
 import warm_runs
 from image_folders import write_images
 from machines import ADDRESSES, CABLE, FIRST, NAMES, SECOND, ip
+from object_store import object_store, object_store_server
 from paths import ROOT
 from small_models import create_small_model
 
 from training import build
+
+__all__ = ["object_store", "object_store_server"]
 
 # What a copy of the project needs beside the files *.py.
 FOLDERS = ("checkpoints", "commands", "configs", "models", "options", "pipeline", "results", "runtime", "test")

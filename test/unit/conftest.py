@@ -4,10 +4,13 @@ import signal
 
 import pytest
 from image_folders import make_folder
+from object_store import object_store, object_store_server
 from small_models import create_small_model
 
 import main
 from training import build
+
+__all__ = ["object_store", "object_store_server"]
 
 
 @pytest.fixture

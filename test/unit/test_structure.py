@@ -21,6 +21,7 @@ ROWS = [
     {"pipeline"},
     {"models"},
     {"options"},
+    {"storage"},
     {"utils"},
     {"runtime"},
 ]
