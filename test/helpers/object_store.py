@@ -1,6 +1,10 @@
 """An S3 server on loopback, moto's, that a test starts, stops and starts again with what it holds."""
 
+import os
+
 import pytest
+from containers import content_of
+from folders import names_below
 
 BUCKET = "some-bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -46,6 +50,12 @@ class ObjectStore:
         from moto.s3.models import s3_backends
 
         self._backend(s3_backends).put_object(BUCKET, path, data)
+
+    def put_folder(self, folder, path):
+        """Put the files below a folder into the bucket, below `path`; return the URL of that."""
+        for name in names_below(folder):
+            self.put("%s/%s" % (path, os.path.relpath(name, folder)), content_of(name))
+        return self.url(path)
 
     def clear(self):
         """Empty it, but for its bucket."""
