@@ -4,10 +4,10 @@
     classifier = load("output/photos")   # any checkpoint, or the output folder of a run
     classifier("a.jpg", top=3)           # [("cat", 0.98), ("dog", 0.01), ("cow", 0.01)]
 
-SOURCE is a folder, a list, an archive or a pattern of archives. The command prints a line for each image: its path, or
-ARCHIVE:MEMBER, then the classes from the likeliest on with their probabilities, separated by tabs. Unreadable images
-are reported on stderr, and the exit status is then 1. The probabilities are those of `main.py --eval --amp none`, in
-float32.
+SOURCE is a folder, a list, an archive, a Parquet file, or a pattern of archives or Parquet files. The command prints a
+line for each image: its path, ARCHIVE:MEMBER or FILE:row N, then the classes from the likeliest on with their
+probabilities, separated by tabs. Unreadable images are reported on stderr, and the exit status is then 1. The
+probabilities are those of `main.py --eval --amp none`, in float32.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "images",
         metavar="IMAGE|SOURCE|-",
         nargs="+",
-        help="SOURCE: a folder, list (.csv .tsv .jsonl), archive or pattern of archives; -: paths on stdin, one a "
-        "line, or separated by null characters",
+        help="SOURCE: a folder, list (.csv .tsv .jsonl), archive, Parquet file or pattern of these two; -: paths on "
+        "stdin, one a line, or separated by null characters",
     )
     text = "folder of the images that a list names (default: the list's)"
     parser.add_argument("--image-root", default="", metavar="DIR", help=text)

@@ -10,7 +10,13 @@ from runtime.affinity import usable_cores
 from runtime.names import AMP_DTYPES, DEVICE_KINDS
 
 # What parity compares, and the options of main.py for each.
-PARITY_WAYS = {"baseline": [], "ours": [], "fast": ["--loader=fast"], "reshape": ["--token-layout=reshape"]}
+PARITY_WAYS = {
+    "baseline": [],
+    "ours": [],
+    "fast": ["--loader=fast"],
+    "reshape": ["--token-layout=reshape"],
+    "parquet": [],
+}
 _COUNT, _COUNT_OR_NONE, _SECONDS = number(int, low=1), number(int), number(float)
 _PRECISIONS = ["float32", *sorted(AMP_DTYPES)]
 

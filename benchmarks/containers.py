@@ -1,4 +1,4 @@
-"""Images of a data set as class folders, a tar, shards and a zip, to compare how fast they are read."""
+"""Images of a data set as class folders, a tar, shards, a zip and Parquet, to compare how fast they are read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import tarfile
 import zipfile
 
+from benchmarks import parquet_copies
 from pipeline import sources
 from pipeline.image_index import ImageIndex
 from pipeline.listing import list_source
@@ -16,7 +17,10 @@ SHARDS = 4
 
 
 def pack(images: ImageIndex, most: int, folder: str) -> dict[str, ImageIndex]:
-    """Write at most `most` of the images in each form into `folder`, and return {form: the index of them}."""
+    """Write at most `most` of the images in each form into `folder`, and return {form: the index of them}.
+
+    Parquet is among them where pyarrow is installed.
+    """
     reader = images.reader()
     places = {"folder": "folder", "tar": "tar.tar", "shards": "shards-*.tar", "zip": "zip.zip"}
     with contextlib.ExitStack() as stack:
@@ -35,10 +39,21 @@ def pack(images: ImageIndex, most: int, folder: str) -> dict[str, ImageIndex]:
             add_member(tar, name, content)
             add_member(shards[number % SHARDS], name, content)
             stored.writestr(name, content)
-    return {
+    packed = {
         form: list_source(sources.read_source("val", os.path.join(folder, place)), None)
         for form, place in places.items()
     }
+    if not parquet_copies.missing():
+        packed["parquet"] = _write_parquet(packed["folder"], os.path.join(folder, "parquet"))
+    return packed
+
+
+def _write_parquet(images: ImageIndex, folder: str) -> ImageIndex:
+    os.mkdir(folder)
+    path = os.path.join(folder, "images.parquet")
+    parquet_copies.write(images, path, range(len(images)))
+    with parquet_copies.windows(folder):
+        return list_source(sources.read_source("val", path), images.classes)
 
 
 def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:

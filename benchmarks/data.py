@@ -15,15 +15,16 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 import datasets
-from benchmarks import containers, photos, timing
+from benchmarks import containers, parquet_copies, photos, timing
 from benchmarks.report import Row
 from options import parsing
 from pipeline import layout, reading
 from pipeline.batches import collate
+from pipeline.block_sampler import samplers_of
 from pipeline.image_index import ImageIndex
 from pipeline.listing import list_images
 from pipeline.loader import Loader
-from pipeline.samplers import Position, PositionBatches, RASampler
+from pipeline.samplers import Position, PositionBatches
 from runtime.errors import UserError
 from runtime.seeding import position_seed, seed_host
 
@@ -66,7 +67,7 @@ class EndlessBatches:
     """The batches of positions of a sampler, epoch after epoch."""
 
     def __init__(self, pipeline: Pipeline, batch_size: int) -> None:
-        self.batches = PositionBatches([RASampler(pipeline.dataset, repeats=pipeline.repeats)], batch_size)
+        self.batches = PositionBatches(samplers_of(pipeline.dataset, 1, [0], 0, pipeline.repeats), batch_size)
 
     def __iter__(self) -> Iterator[list[Position]]:
         for epoch in itertools.count():
@@ -120,8 +121,13 @@ def _rates(options: argparse.Namespace, root: str, is_train: bool) -> list[Row]:
 
 
 def _by_container(options: argparse.Namespace, root: str) -> list[Row]:
-    """Return rows of the exact loader over the same images in each container; the baseline is the folder."""
+    """Return rows of the exact loader over the same images in each container; the baseline is the folder.
+
+    A line is printed where Parquet is left out.
+    """
     exact = _run_options(root, options.input_size, "exact")
+    if parquet_copies.missing():
+        print("by container: parquet is left out: %s" % parquet_copies.missing())
     with tempfile.TemporaryDirectory() as made:
         packed = containers.pack(_images(root, "val"), max(MOST_PACKED, options.batch_size), made)
         works = {}

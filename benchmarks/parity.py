@@ -1,13 +1,14 @@
 """Does this code learn what the published one learns?
 
 A small sMLPNet learns scikit-learn's digits, half of which are its validation images, in several ways. For each seed
-all ways start from the same weights, see the same images in the same order, and use the same random numbers, so that
-the remaining differences are those of the code:
+all ways start from the same weights, see the same images in the same order (but for parquet), and use the same random
+numbers, so that the remaining differences are those of the code:
 
     baseline  the baseline's model and training loop, on float32 batches
     ours      this project's, through its own loop and loader
     fast      the same with --loader fast
-    reshape   the same with the Ascend port's token layout
+    reshape   ours with the Ascend port's token layout
+    parquet   ours on a Parquet file, whose images are shuffled in windows of some row groups, so in another order
 
 --output gets runs.jsonl (run again to resume), parity.json and parity.png.
 """
@@ -15,14 +16,16 @@ the remaining differences are those of the code:
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import math
 import multiprocessing
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Sequence
 
+import numpy
 import torch
 from baseline_smlp import BaselineSMLPNet
 from baseline_training import BaselineEma, baseline_optimizer, baseline_step
@@ -30,11 +33,13 @@ from torch.utils.data import DataLoader
 
 import datasets
 import engine
-from benchmarks import runs
+from benchmarks import parquet_copies, runs
 from benchmarks.arguments import PARITY_WAYS
 from benchmarks.data import PublishedImages
 from benchmarks.parity_report import Curve, compare, draw, table
 from models.smlp import sMLPNet
+from pipeline.layout import list_classes
+from pipeline.listing import list_images
 from runtime.compat import register_model
 from runtime.errors import UserError
 from tools.make_digits import write_digits
@@ -71,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
     """Compare the ways and write the results; return 1 where ours or fast is not equivalent to the baseline."""
     if options.output is None:
         raise UserError("--output is missing: name the folder for runs.jsonl, parity.json and parity.png")
+    options.ways = available(options.ways)
     curves = collect(options)
     results = compare(curves, options.margin)
     values = {"options": vars(options), "recipe": RECIPE, "results": results}
@@ -79,6 +85,18 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join(table(results)))
     is_equivalent = all(results[way].get("equivalent", True) for way in REQUIRED if way in results)
     return 0 if is_equivalent else 1
+
+
+def available(ways: Sequence[str]) -> list[str]:
+    """Return the ways that can run here, and print why another cannot; UserError where none can."""
+    reason = parquet_copies.missing() if "parquet" in ways else ""
+    if not reason:
+        return list(ways)
+    print("parquet is left out: %s" % reason)
+    left = [way for way in ways if way != "parquet"]
+    if not left:
+        raise UserError(reason)
+    return left
 
 
 def collect(options: argparse.Namespace) -> dict[str, dict[int, Curve]]:
@@ -93,6 +111,8 @@ def collect(options: argparse.Namespace) -> dict[str, dict[int, Curve]]:
     missing = [(way, seed) for seed in range(options.seeds) for way in options.ways if seed not in curves[way]]
     with tempfile.TemporaryDirectory() as folder, open(path, "a", encoding="utf-8") as file:
         write_digits(folder, val_every=2)
+        if any(way == "parquet" for way, _ in missing):
+            write_parquet_digits(folder)
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(options.processes, context) as pool:
             jobs = [pool.submit(learn, way, seed, options.epochs, folder) for way, seed in missing]
@@ -106,13 +126,24 @@ def collect(options: argparse.Namespace) -> dict[str, dict[int, Curve]]:
     return curves
 
 
+def write_parquet_digits(folder: str) -> None:
+    """Write the digits in the folders of `folder` to parquet/train.parquet and val.parquet there, the rows shuffled."""
+    os.mkdir(os.path.join(folder, "parquet"))
+    for part in ("train", "val"):
+        images = list_images(os.path.join(folder, part), list_classes(os.path.join(folder, part)))
+        order = numpy.random.RandomState(0).permutation(len(images)).tolist()
+        parquet_copies.write(images, os.path.join(folder, "parquet", part + ".parquet"), order)
+
+
 def learn(way: str, seed: int, epochs: int, folder: str) -> Curve:
     """Train once and return its curve."""
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
-    words = ["--model=smlpnet_parity", "--data-path=" + folder, "--seed=%d" % seed, "--epochs=%d" % epochs]
+    place = os.path.join(folder, "parquet") if way == "parquet" else folder
+    words = ["--model=smlpnet_parity", "--data-path=" + place, "--seed=%d" % seed, "--epochs=%d" % epochs]
     options, run = runs.make_run(words + RECIPE + PARITY_WAYS[way], CLASSES)
-    loaders = datasets.build_loaders(options, run.ranks)
+    with parquet_copies.windows(place) if way == "parquet" else contextlib.nullcontext():
+        loaders = datasets.build_loaders(options, run.ranks)
     train_epoch = baseline_epoch(options, run, loaders) if way == "baseline" else own_epoch(run, loaders)
     loss, accuracy = zip(*[train_epoch(epoch) for epoch in range(epochs)])
     return {"way": way, "seed": seed, "epochs": epochs, "loss": list(loss), "accuracy": list(accuracy)}

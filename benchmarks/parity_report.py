@@ -29,7 +29,8 @@ else:
     Curve = dict
 
 CONFIDENCE = 0.9
-BASES = {"baseline": None, "reshape": "ours"}  # the way that a way is compared with, if it is not the baseline
+# The way that a way is compared with, if it is not the baseline.
+BASES = {"baseline": None, "reshape": "ours", "parquet": "ours"}
 
 
 def compare(curves: dict[str, dict[int, Curve]], margin: float) -> dict[str, dict[str, Any]]:

@@ -15,10 +15,10 @@ import engine
 from checkpoints import weights
 from pipeline import batch_bytes, batches
 from pipeline.decoding import Decoding, choose
+from pipeline.lanes import LaneBatches, in_order
 from pipeline.loader import Loader, LostProcess
 from pipeline.readers.named import NamedImages
 from pipeline.reading import decode, failure_of, read_image, to_rgb
-from pipeline.samplers import EvalShard, ShardBatches
 from pipeline.transforms import eval_transform
 from runtime.affinity import usable_cores
 from runtime.compat import inference_mode
@@ -118,19 +118,22 @@ class Classifier:
     def predict_images(
         self, images: NamedImages, top: int = 5, batch_size: int = BATCH_SIZE, workers: int | None = None
     ) -> Iterator[Prediction]:
-        """Yield the Prediction of each image, as of `predict_files`; the `path` of one in an archive is its name."""
+        """Yield the Prediction of each image, as of `predict_files`; the `path` of one in a container is its name."""
         read = functools.partial(decode, exif_transpose=self.decoding.exif_transpose)
         dataset = datasets.ImageFolder(images, self.transform, decode=read, reader=images)
         count = len(images)
         if workers is None:
             workers = min(MOST_WORKERS, usable_cores()) if count > batch_size else 0
-        order = ShardBatches(EvalShard(count), batch_size)
+        order = LaneBatches(count, images.blocks, batch_size, workers)
         loader = Loader(dataset, order, batches.collate, workers)
-        for first, (batch, bad_files) in zip(range(0, count, batch_size), _batches_of(loader)):
-            ranked = {} if batch is None else self.rank(batch, top)
-            reasons = iter(bad_files)
-            for number in range(first, min(first + batch_size, count)):
-                yield _prediction(images.name(number), ranked.get(number), reasons)
+
+        def predictions() -> Iterator[tuple[range, list[Prediction]]]:
+            for numbers, (batch, bad_files) in zip(order.ranges, _batches_of(loader)):
+                ranked = {} if batch is None else self.rank(batch, top)
+                reasons = iter(bad_files)
+                yield numbers, [_prediction(images.name(number), ranked.get(number), reasons) for number in numbers]
+
+        yield from in_order(predictions())
 
 
 def is_finite(top: Ranking) -> bool:

@@ -1,4 +1,4 @@
-"""The images that a command line names: files, folders, lists, archives, and patterns of archives."""
+"""The images that a command line names: files, folders, lists, archives, Parquet files, and patterns of the latter."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pipeline import lists, sources
 from pipeline.archive_contents import read_all
 from pipeline.decoding import Decoding
 from pipeline.image_index import sure_stamps
+from pipeline.parquet_listing import list_rows
 from pipeline.passed_over import PassedOver, list_images_below
 from pipeline.readers.named import NamedImages
 from runtime.errors import UserError, shown
@@ -17,15 +18,14 @@ from runtime.errors import UserError, shown
 def add_source(images: NamedImages, word: str, image_root: str, decoding: Decoding) -> list[str]:
     """Append the images that `word` means, and return lines on what is passed over.
 
-    The paths of a list's images are relative to `image_root`, or to the list. UserError for a list or an archive that
-    cannot be read, and where there are no images.
+    The paths of a list's images are relative to `image_root`, or to the list. UserError for a list, an archive or a
+    Parquet file that cannot be read, and where there are no images.
     """
     if os.path.isdir(word):
         return add_path(images, word, decoding)
     paths = [] if os.path.lexists(word) else sources.expand(word)
     if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
-        text = "%s: Parquet files are read for a training or an evaluation (--val-data) alone"
-        raise UserError(text % shown(word))
+        return _add_parquet(images, word, paths or [word])
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
         return _add_archives(images, word, paths, decoding)
     if word.lower().endswith(sources.ARCHIVES):
@@ -56,6 +56,19 @@ def _add_archives(images: NamedImages, word: str, paths: Sequence[str], decoding
         images.add_archive(path, stamp, sorted(rows))
         passed_over.add(contents.passed_over)
     return _lines(word, len(images) - before, passed_over, decoding)
+
+
+def _add_parquet(images: NamedImages, word: str, paths: Sequence[str]) -> list[str]:
+    """Append the rows of Parquet files."""
+    others = [path for path in paths if not path.lower().endswith(sources.PARQUET)]
+    if others:
+        text = "%s: it names Parquet files and others, such as %s: pass them apart"
+        raise UserError(text % (shown(word), shown(others[0])))
+    before = len(images)
+    images.add_parquet(list_rows(paths))
+    if len(images) == before:
+        raise UserError("%s holds no rows" % shown(word))
+    return []
 
 
 def _lines(name: str, count: int, passed_over: PassedOver, decoding: Decoding) -> list[str]:

@@ -48,7 +48,7 @@ class FileFacts:
     """What a file tells without its images.
 
     `column` is the one that holds the bytes, `names` the classes of a ClassLabel of Hugging Face, `rows` and `sizes`
-    the rows of each row group and the bytes of its images, decompressed; `labels` is pyarrow's column.
+    the rows of each row group and the bytes of its images, decompressed; `labels` is pyarrow's column, or None.
     """
 
     column: str
@@ -58,12 +58,15 @@ class FileFacts:
     labels: Any
 
 
-def read_facts(path: str, storage: Storage = DEFAULT) -> FileFacts:
-    """Return the FileFacts of the file `path`; UserError where it is damaged or has other columns."""
+def read_facts(path: str, storage: Storage = DEFAULT, with_labels: bool = True) -> FileFacts:
+    """Return the FileFacts of the file `path`; UserError where it is damaged or has other columns.
+
+    Without labels it needs no column of them.
+    """
     try:
         file, opened, _ = open_parquet(path, storage)
         with file:
-            return _facts_of(path, opened)
+            return _facts_of(path, opened, with_labels)
     except (UserError, NetworkLost):
         raise
     except Exception as error:  # pyarrow raises nearly anything for a damaged file
@@ -71,19 +74,23 @@ def read_facts(path: str, storage: Storage = DEFAULT) -> FileFacts:
         raise UserError(text % (shown(path), failure_text(error))) from None
 
 
-def _facts_of(path: str, opened: Any) -> FileFacts:
+def _facts_of(path: str, opened: Any, with_labels: bool) -> FileFacts:
     schema, metadata = opened.schema_arrow, opened.metadata
-    for name in (IMAGE, LABEL):
-        if schema.names.count(name) != 1:
-            found = one_line(", ".join(shown(other) for other in schema.names), 300)
-            text = "%s has the columns %s, and needs one named image and one named label: write it anew with those"
-            raise UserError(text % (shown(path), found))
+    needed = (IMAGE, LABEL) if with_labels else (IMAGE,)
+    if any(schema.names.count(name) != 1 for name in needed):
+        found = one_line(", ".join(shown(other) for other in schema.names), 300)
+        text = "%s has the columns %s, and needs %s: write it anew so"
+        raise UserError(text % (shown(path), found, " and ".join("one named " + name for name in needed)))
     column = _image_column(path, schema.field(IMAGE).type)
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     sizes = [_size_of(group, column) for group in groups]
     rows = [group.num_rows for group in groups]
+    if min(rows, default=0) < 0:
+        raise ValueError("its row groups have %d rows" % min(rows))
+    if not with_labels:
+        return FileFacts(column, None, rows, sizes, None)
     labels = opened.read(columns=[LABEL], use_threads=False).column(LABEL)
-    if min(rows, default=0) < 0 or sum(rows) != len(labels):
+    if sum(rows) != len(labels):
         raise ValueError("its row groups have %d rows and %d labels" % (sum(rows), len(labels)))
     return FileFacts(column, _class_names(schema), rows, sizes, labels)
 

@@ -12,10 +12,11 @@ import numpy
 from pipeline import lists
 from pipeline.class_numbers import numbers_of
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import header_of, lasting, pack, stamp_if_there, stamps_of
+from pipeline.image_index import header_of, lasting, pack, stamp_if_there, stamps_of, sure_stamps
 from pipeline.parquet_files import LABEL, FileFacts, load_parquet, read_facts, row_name
 from pipeline.parquet_index import ParquetIndex
 from pipeline.passed_over import PassedOver
+from pipeline.readers.parquet import ParquetReader
 from pipeline.sources import Source
 from runtime.errors import UserError, reason, shown
 
@@ -43,16 +44,31 @@ def list_parquet(
         found.append(read_facts(path, source.storage))
         labels.append(_read_labels(path, found[-1]))
         tick()
-    _check_alike(source, found, labels)
+    _check_alike(source.paths, found, labels)
     own = lists.read_class_names(source.paths[0])
     names, targets = _classes_of(source, labels, found[0].names if own is None else own, classes)
     header = header_of(source, names, classes, decoding, PassedOver())
     header["stamps"] = lasting(stamps, began, files)
     joined = "".join("%s\0%d\0" % (os.path.basename(path), size) for path, (size, _) in zip(source.paths, files))
-    starts = numpy.cumsum([0, *(rows for facts in found for rows in facts.rows)], dtype=numpy.int64)
+    starts = _starts(found)
     header.update(images=len(targets), names=zlib.crc32(os.fsencode(joined)), files=files, column=found[0].column)
-    header.update(groups=[len(facts.rows) for facts in found], window=_window(source, found))
+    header.update(groups=[len(facts.rows) for facts in found], window=_window(source.paths, found))
     return ParquetIndex(pack(header, [starts, targets.astype(numpy.int32)]), source)
+
+
+def list_rows(paths: Sequence[str]) -> ParquetReader:
+    """Return a reader of the rows of files, for one block at a time; their labels do not matter, nor need they be."""
+    stamps = sure_stamps(paths)
+    load_parquet()
+    found = [read_facts(path, with_labels=False) for path in paths]
+    _check_alike(paths, found, [])
+    _window(paths, found)
+    return ParquetReader(paths, stamps, [len(facts.rows) for facts in found], _starts(found), found[0].column, keep=1)
+
+
+def _starts(found: Sequence[FileFacts]) -> numpy.ndarray:
+    """Return the first row of each row group, and the end of the last."""
+    return numpy.cumsum([0, *(rows for facts in found for rows in facts.rows)], dtype=numpy.int64)
 
 
 class _Labels(NamedTuple):
@@ -91,11 +107,11 @@ def _read_labels(path: str, facts: FileFacts) -> _Labels:
     return _Labels(list(numbers), numpy.unique(found, return_index=True)[1].tolist(), found)
 
 
-def _check_alike(source: Source, found: Sequence[FileFacts], labels: Sequence[_Labels]) -> None:
+def _check_alike(paths: Sequence[str], found: Sequence[FileFacts], labels: Sequence[_Labels]) -> None:
     """Raise UserError where a file has other kinds of columns than the first, or other names of classes."""
-    first = source.paths[0]
+    first = paths[0]
     kinds = {type(label) for one in labels for label in one.distinct[:1]}
-    for path, facts in zip(source.paths, found):
+    for path, facts in zip(paths, found):
         if facts.column != found[0].column or len(kinds) > 1:
             text = "%s and %s have columns %s and %s of different types: write them alike"
             raise UserError(text % (shown(first), shown(path), "image", LABEL))
@@ -120,13 +136,13 @@ def _classes_of(
     return names, numpy.concatenate([numbers[first + one.places] for first, one in zip(firsts, labels)])
 
 
-def _window(source: Source, found: Sequence[FileFacts]) -> int:
+def _window(paths: Sequence[str], found: Sequence[FileFacts]) -> int:
     """Return how many row groups a window of the shuffle has: as many as WINDOW_BYTES hold, were all like the largest.
 
     UserError for a row group that no loader process should keep.
     """
     largest = 1
-    for path, facts in zip(source.paths, found):
+    for path, facts in zip(paths, found):
         largest = max([largest, *facts.sizes])
         if largest > _LARGEST_BLOCK:
             text = "%s: the row group %d has %.1f GB of images, more than a loader process keeps (%.1f GB): %s"

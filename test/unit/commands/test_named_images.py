@@ -150,8 +150,9 @@ def test_what_cannot_be_listed_is_refused_by_name(data, tmp_path):
         ("not-{0..2}.tar", "not-0.tar: No such file or directory"),
         ("not-*.zip", "not-*.zip: No such file or directory"),
         ("not there.csv", "not there.csv cannot be read: No such file"),
-        ("val.parquet", "val.parquet: Parquet files are read for a training or an evaluation (--val-data) alone"),
-        ("val-{0..2}.parquet", "val-{0..2}.parquet: Parquet files are read for a training"),
+        ("val.parquet", "val.parquet: No such file or directory"),
+        ("val-{0..2}.parquet", "val-0.parquet: No such file or directory"),
+        ("{a.parquet,b.tar}", "{a.parquet,b.tar}: it names Parquet files and others, such as "),
         ("bad.csv", "bad.csv line 2: the label is empty"),
         ("list.csv", "list.csv line 1: the header has the columns path and not label"),
     ):
