@@ -6,7 +6,7 @@ import shutil
 import pytest
 from containers import CONTAINERS
 from image_folders import write_images
-from object_store import object_store_server, reason_to_skip
+from object_store import reason_to_skip
 from parquet_data import write_parquet_folder
 from processes import kill_after, wait_for
 from small_runs import assert_same_weights
@@ -15,7 +15,6 @@ from warm_runs import RANKS, run_main, saving_words_for, start_main
 from checkpoints import store
 from storage.cache import FOLDER
 
-__all__ = ["object_store_server"]
 AT_ONCE = {"AWS_MAX_ATTEMPTS": "1"}  # botocore's own, before ours
 pytestmark = pytest.mark.skipif(bool(reason_to_skip()), reason=reason_to_skip() or "-")
 

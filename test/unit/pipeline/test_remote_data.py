@@ -6,7 +6,6 @@ import pytest
 from containers import CONTAINERS
 from image_folders import write_images
 from index_caches import is_hit
-from object_store import object_store, object_store_server
 from parquet_data import need_pyarrow, write_parquet_folder
 
 import datasets
@@ -18,8 +17,6 @@ from pipeline.samplers import Position
 from runtime.errors import UserError
 from storage import remote
 from storage.files import Storage
-
-__all__ = ["object_store", "object_store_server"]
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,12 @@ import threading
 import time
 
 import pytest
-from object_store import object_store, object_store_server
 
 from runtime.errors import UserError
 from storage import remote
 from storage.files import DEFAULT, Storage, exists, is_folder, join
 from storage.remote import NetworkLost
 
-__all__ = ["object_store", "object_store_server"]
 CONTENT = bytes(range(256)) * 5000
 
 
