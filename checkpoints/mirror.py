@@ -45,6 +45,7 @@ class Mirror:
 
     def __init__(self, url: str, patience_s: float, is_moot: Callable[[], bool] = lambda: False) -> None:
         self.url, self.patience_s, self.is_moot = url.rstrip("/"), patience_s, is_moot
+        self.name = "--mirror %s" % shown(re.sub("//[^/@]*@", "//...@", url))  # without a password
         self.writer = uuid.uuid4().hex
         self.seen: Manifest | None = None
         self._digests: dict[tuple[int, ...], str] = {}
@@ -52,18 +53,17 @@ class Mirror:
 
     def open(self, may_write: bool = True) -> Manifest | None:
         """Return the manifest, None where there is none; UserError where the URL cannot be used."""
-        name = "--mirror %s" % shown(self.url)
-        remote.check_url(self.url, name)
+        remote.check_url(self.url, self.name)
         if self.url.partition("://")[0] in _NOT_WRITTEN:
-            raise UserError("%s: such a URL can only be read: name one of a service for objects, as s3://" % name)
+            raise UserError("%s can only be read: name a URL of object storage, as s3://BUCKET/FOLDER" % self.name)
         try:
             self.seen = self._read()
             if may_write:
                 self._test_writing()
         except OSError as error:
-            raise UserError("%s cannot be used: %s" % (name, reason(error))) from None
+            raise UserError("%s cannot be used: %s" % (self.name, reason(error))) from None
         except MirrorError as error:
-            raise UserError("%s: %s" % (name, error)) from None
+            raise UserError("%s: %s" % (self.name, error)) from None
         return self.seen
 
     def _test_writing(self) -> None:
@@ -96,7 +96,7 @@ class Mirror:
         try:
             self._remove_unnamed(_objects(made) | _objects(before or {}))
         except (OSError, MirrorError) as error:
-            logging.getLogger().warning("%s: old files are not removed: %s", shown(self.url), one_line(reason(error)))
+            logging.getLogger().warning("%s: old files are not removed: %s", self.name, one_line(reason(error)))
         return made
 
     def _is_expected(self, before: Manifest | None, run: str, place: tuple[int, int]) -> bool:
@@ -203,7 +203,7 @@ class Mirror:
                 raise
 
         try:
-            return remote.persist(attempt, self.url, self.patience_s)
+            return remote.persist(attempt, self.name, self.patience_s)
         except OSError:
             if final:
                 raise final[-1] from None

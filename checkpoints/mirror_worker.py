@@ -119,6 +119,6 @@ def _answer(mirror: Mirror, request: Mapping[str, Any]) -> dict[str, Any]:
     except Superseded:
         return {"superseded": True}
     except RunError as error:
-        return {"error": str(error)}
+        return {"error": str(error).replace(mirror.name + ": ", "", 1)}
     except Exception as error:  # of a service's own package, too: the run goes on
         return {"error": one_line(reason(error), 500)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from options import config_files, definitions, run_definitions
@@ -149,6 +150,8 @@ def _check_output(options: Options) -> None:
         _check_eval_json(options.eval_json)
     if options.per_class and not (options.output_dir or (options.eval and options.eval_json)):
         raise UserError("--per-class needs --output-dir, or --eval with --eval-json, to write its numbers to")
+    if options.mirror and not re.fullmatch(r"\w+://[^/].*", shown(options.mirror)):
+        raise UserError("--mirror %s is not the URL of a folder, as s3://BUCKET/FOLDER" % shown(options.mirror))
     if options.mirror and options.trains and not options.output_dir:
         raise UserError("--mirror %s needs --output-dir, whose checkpoints it uploads" % shown(options.mirror))
 

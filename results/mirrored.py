@@ -206,7 +206,7 @@ class Mirrored:
     def _take_answers(self, wait_s: float) -> None:
         for answer in self.process.answers(wait_s):
             if "log" in answer:
-                logging.getLogger().warning("--mirror %s", answer["log"])
+                logging.getLogger().warning("%s", answer["log"])
                 continue
             self._release(answer["id"])
             if "error" in answer:

@@ -19,6 +19,7 @@ class ObjectStore:
     def __init__(self):
         self.port, self.server = 0, None
         self.held, self.waiting, self.released = (), [], threading.Event()
+        self.refused = ""
         self.start()
         self.environ = dict(KEYS, AWS_ENDPOINT_URL="http://127.0.0.1:%d" % self.port)
 
@@ -48,12 +49,19 @@ class ObjectStore:
         self.held = ()
         self.released.set()
 
+    def refuse(self, method):
+        """Answer all requests of this method with status 403; "" for none."""
+        self.refused = method
+
     def _holding(self, app):
         def answer(environ, start_response):
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
             if self.held and method == self.held[0] and self.held[1] in path:
                 self.waiting.append(path)
                 self.released.wait(60)
+            if method == self.refused:
+                start_response("403 Forbidden", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
             return app(environ, start_response)
 
         return answer
@@ -126,6 +134,7 @@ def object_store(object_store_server, monkeypatch):
     if object_store_server.server is None:
         object_store_server.start()
     object_store_server.release()
+    object_store_server.refuse("")
     object_store_server.clear()
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)

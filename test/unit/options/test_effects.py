@@ -147,6 +147,7 @@ DEVICE = {
 RUN = {
     "config": [row(weights, "--config={low}", "--config={high}")],
     "output_dir": [row(seen.files, "", "--output-dir={work}/elsewhere")],
+    "mirror": [row(seen.ending, "", "--mirror=ftp://there/run")],
     "seed": [row(weights, "", "--seed=1")],
     "resume": [row(weights, "", "--resume={trained}")],
     "auto_resume": [row(seen.beside_a_run, "--auto-resume", "--no-auto-resume")],
