@@ -133,9 +133,7 @@ def read_contents(
     passed_over.add_files(others)
     for folder in sorted(hidden):
         passed_over.add_folder(folder)
-    labels: list[str | None] = [None] * len(names)
-    if label_files and with_labels:
-        labels = _labels_of(names, label_files)
+    labels = _labels_of(names, label_files)
     used = set() if with_labels and all(label is None for label in labels) else _label_names(names)
     passed_over.add_files(name for name in label_files if name not in used)
     return Contents(names, numpy.array(offsets, numpy.int64), numpy.array(sizes, numpy.uint32), labels, passed_over)
@@ -154,6 +152,8 @@ def _first_key(name: str) -> str:
 
 def _labels_of(names: Sequence[str], label_files: Mapping[str, str | ArchiveError | None]) -> list[str | None]:
     """Return the label of each image that a file of its name tells, or of its key, if it alone has that; else None."""
+    if not any(label is not None for label in label_files.values()):
+        return [None] * len(names)
     counts = collections.Counter(map(_first_key, names))
     labels: list[str | None] = []
     for name in names:

@@ -133,7 +133,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _as_os_error(error: Exception) -> OSError:
-    if isinstance(error, FileNotFoundError):  # whose text is but the path
+    if isinstance(error, FileNotFoundError) and " " not in str(error):  # but the path
         return FileNotFoundError("no such file or folder")
     if isinstance(error, OSError):
         return error

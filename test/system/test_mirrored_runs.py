@@ -116,7 +116,7 @@ def test_a_server_that_is_away_for_a_while_holds_nothing_up(tmp_path, object_sto
     wait_for(lambda: place_of(object_store) > (-2, 0))
     object_store.stop()
     place = place_of(object_store)
-    wait_for(lambda: "waiting for the last upload" in run.read())
+    wait_for(lambda: "waiting for the last upload" in run.read() and "it is tried again" in run.read())
     assert run.poll() is None and place_of(object_store) == place < (1, 0)
     object_store.start()
     text, err = run.communicate(timeout=60)
