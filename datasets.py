@@ -25,6 +25,7 @@ from pipeline.passed_over import list_images_below
 from pipeline.readers.files import FileReader
 from pipeline.reading import decode, failure_of
 from pipeline.samplers import EvalShard, Position, PositionBatches, ShardBatches
+from pipeline.shared_block import share
 from pipeline.transforms import Augmentation, eval_transform, train_transform
 from runtime.errors import UserError, shown
 from runtime.open_files import too_many
@@ -264,7 +265,7 @@ def _find_images(
 ) -> ImageIndex:
     """Return the index of `source`, which the first rank alone lists, or reads from where indexes are kept."""
     cache = options.index_cache or options.output_dir
-    block = ranks.from_rank_0(lambda tick: index.find(source, classes, cache, tick, decoding))
+    block = share(ranks, lambda tick: index.find(source, classes, cache, tick, decoding))
     images = open_index(block, source)
     if not len(images):
         raise UserError("; ".join(["%s holds no images" % source.title, *images.passed_over.lines()]))

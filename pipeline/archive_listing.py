@@ -12,9 +12,9 @@ import numpy
 
 from pipeline import imagenet_labels, lists
 from pipeline.archive_contents import Contents, read_all
-from pipeline.class_numbers import numbers_of, stranger_error
+from pipeline.class_numbers import numbers_of, row_order, stranger_error
 from pipeline.decoding import AS_PUBLISHED, Decoding
-from pipeline.image_index import ArchiveIndex, header_of, lasting, pack, row_order, stamp_if_there, stamps_of
+from pipeline.image_index import ArchiveIndex, header_of, lasting, pack, stamp_if_there, stamps_of
 from pipeline.passed_over import PassedOver
 from pipeline.sources import Source
 from runtime.errors import UserError, shown

@@ -1,4 +1,4 @@
-"""The class numbers of labels, where lists or archives tell labels instead of having class folders."""
+"""The class numbers of labels, where lists or archives tell labels instead of having class folders; and their order."""
 
 from __future__ import annotations
 
@@ -39,3 +39,16 @@ def stranger_error(source: str, name: str, known: Sequence[str]) -> UserError:
     if list(known) == [str(number) for number in range(len(known))]:
         hint = ", which are numbers: name them in classes.txt beside the training data"
     return UserError("%s: the class %s is not among the training classes%s" % (source, shown(name), hint))
+
+
+def row_order(targets: numpy.ndarray, names: Sequence[str]) -> numpy.ndarray:
+    """Return the rows that have a class (0 and up) in the order of ImageFolder: by class, folder, name there."""
+    keys = ["\0".join(name.rpartition("/")[::2]) for name in names]  # no character sorts before the null
+    rows = numpy.argsort(targets, kind="stable")
+    counts = numpy.bincount(targets[targets >= 0])
+    order: list[int] = []
+    start = len(targets) - int(counts.sum())
+    for count in counts.tolist():
+        order += sorted(rows[start : start + count].tolist(), key=keys.__getitem__)
+        start += count
+    return numpy.array(order, numpy.int64)

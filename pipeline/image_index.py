@@ -21,9 +21,10 @@ from runtime.errors import UserError, reason, shown
 from storage.files import DEFAULT, Storage, absolute, exists, join
 from storage.remote import Stamp, is_url
 
-FORMAT = 3
+FORMAT = 4
 RACY_NS = 2 * 10**9  # what changed less than this before it is listed may change again within the same time stamp
 _SLASH, _DOT = b"/."
+_AT_ONCE = 2**16  # images, or bytes of names: an allocator keeps what was freed in large pieces
 
 
 class ImageIndex(collections.abc.Sequence):
@@ -84,7 +85,7 @@ class ImageIndex(collections.abc.Sequence):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:  # for loader processes that are not forked: the block once, not its parts too
-        return type(self), (self.block.view(numpy.ndarray), self.source)
+        return type(self), (self.block, self.source)
 
     def reader(self) -> Reader:
         """Return the Reader that opens the images."""
@@ -108,11 +109,14 @@ class ImageIndex(collections.abc.Sequence):
 
     def empty_classes(self) -> list[int]:
         """Return the numbers of the classes without an image."""
-        return numpy.flatnonzero(numpy.bincount(self.targets, minlength=len(self.classes)) == 0).tolist()
+        counts = numpy.zeros(len(self.classes), numpy.int64)
+        for part in spans(len(self)):
+            counts += numpy.bincount(self.targets[part], minlength=len(counts))
+        return numpy.flatnonzero(counts == 0).tolist()
 
     def check(self) -> None:
         """Raise ValueError where the block has changed since it was made, or does not fit together."""
-        if checksum_of(self._arrays.values()) != self.header["checksum"]:
+        if self.header["checksum"] != _checksum_of(self.header, self._arrays.values()):
             raise ValueError("its checksum is wrong")
         if len(self) and not 0 <= self.targets.min() <= self.targets.max() < len(self.classes):
             raise ValueError("its class numbers are wrong")
@@ -146,9 +150,12 @@ class PathIndex(ImageIndex):
         super().check()
         offsets, names = self._offsets, self._names
         starts, ends = offsets[:-1], offsets[1:]
-        if offsets[0] != 0 or offsets[-1] != len(names) or not (starts < ends).all():
+        parts = spans(len(self))
+        is_in_order = all((starts[part] < ends[part]).all() for part in parts)
+        if offsets[0] != 0 or offsets[-1] != len(names) or not is_in_order:
             raise ValueError("its names are out of order")
-        if names[ends - 1].any() or numpy.count_nonzero(names) != len(names) - len(self):
+        nulls = len(names) - sum(numpy.count_nonzero(names[part]) for part in spans(len(names)))
+        if any(names[ends[part] - 1].any() for part in parts) or nulls != len(self):
             raise ValueError("its names do not end where it says")
 
 
@@ -170,8 +177,12 @@ class FolderIndex(PathIndex):
 
     def _escapes(self) -> bool:
         """Return whether a name is absolute or has a part ".."; that is quick for names without a slash."""
-        names, starts = self._names, self._offsets[:-1]
-        if not (names == _SLASH).any() and not (names[starts] == _DOT).any():
+        return any(self._escapes_in(part) for part in spans(len(self)))
+
+    def _escapes_in(self, part: slice) -> bool:
+        starts = self._offsets[part]
+        names = self._names[starts[0] : self._offsets[part.stop]]
+        if not (names == _SLASH).any() and not (names[starts - starts[0]] == _DOT).any():
             return False
         joined = b"\0" + names.tobytes()
         return any(piece in joined for piece in (b"\0/", b"\0../", b"/../", b"/..\0", b"\0..\0"))
@@ -242,19 +253,6 @@ class ArchiveIndex(FilesIndex):
             raise ValueError("its archives are wrong")
 
 
-def row_order(targets: numpy.ndarray, names: Sequence[str]) -> numpy.ndarray:
-    """Return the rows that have a class (0 and up) in the order of ImageFolder: by class, folder, name there."""
-    keys = ["\0".join(name.rpartition("/")[::2]) for name in names]  # no character sorts before the null
-    rows = numpy.argsort(targets, kind="stable")
-    counts = numpy.bincount(targets[targets >= 0])
-    order: list[int] = []
-    start = len(targets) - int(counts.sum())
-    for count in counts.tolist():
-        order += sorted(rows[start : start + count].tolist(), key=keys.__getitem__)
-        start += count
-    return numpy.array(order, numpy.int64)
-
-
 def stamps_of(source: Source) -> list[Stamp]:
     """Return the Stamp of each file that the user named; UserError for one that is not there."""
     return sure_stamps(source.paths, source.storage)
@@ -313,9 +311,15 @@ def _stamp_of(path: str) -> tuple[int, int]:
     return DEFAULT.stamp(path) if is_url(path) else stamp_of(path)
 
 
-def checksum_of(arrays: Any) -> int:
-    """Return the checksum of arrays in their order."""
-    checksum = 0
+def spans(length: int) -> list[slice]:
+    """Return the slices of a long array, in which it is worked on so that what is computed takes little memory."""
+    return [slice(first, min(first + _AT_ONCE, length)) for first in range(0, length, _AT_ONCE)]
+
+
+def _checksum_of(header: dict[str, Any], arrays: Any) -> int:
+    """Return the checksum of a header, but for its own, and of arrays in their order."""
+    plain = {name: value for name, value in header.items() if name != "checksum"}
+    checksum = zlib.crc32(json.dumps(plain, sort_keys=True).encode("ascii"))
     for array in arrays:
         checksum = zlib.crc32(array, checksum)
     return checksum
@@ -323,7 +327,8 @@ def checksum_of(arrays: Any) -> int:
 
 def pack(header: dict[str, Any], arrays: Sequence[numpy.ndarray]) -> numpy.ndarray:
     """Return the block of a header and arrays, which stand in the order of their form."""
-    line = json.dumps(dict(header, format=FORMAT, checksum=checksum_of(arrays)))
+    header = dict(header, format=FORMAT)
+    line = json.dumps(dict(header, checksum=_checksum_of(header, arrays)))
     line += " " * (-(len(line) + 1) % 8) + "\n"
     return numpy.frombuffer(b"".join([line.encode("ascii"), *(array.tobytes() for array in arrays)]), numpy.uint8)
 

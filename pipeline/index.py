@@ -14,16 +14,10 @@ from pipeline.decoding import AS_PUBLISHED, Decoding
 from pipeline.image_index import ImageIndex
 from pipeline.index_forms import open_index
 from pipeline.listing import list_source
+from pipeline.shared_block import WRITABLE_BY_OTHERS, CachedBlock, read_block
 from pipeline.sources import Source
 from runtime.errors import printable, shown
-from utils import open_regular, replacing
-
-_LONGEST_HEADER = 2**28  # in a file, bytes: JSON takes many times as much memory
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
-
-class CachedBlock(numpy.ndarray):
-    """The block of an index that was read from a cache."""
+from utils import replacing
 
 
 def find(
@@ -57,13 +51,7 @@ def _read(path: str, source: Source, classes: Sequence[str] | None, decoding: De
     if not os.path.lexists(path):
         return None
     try:
-        with open_regular(path) as file:
-            _check_trust(os.fstat(file.fileno()))
-            line = file.readline(_LONGEST_HEADER + 1)
-            if len(line) > _LONGEST_HEADER:
-                raise ValueError("its header is too long")
-            block = numpy.frombuffer(line + file.read(), numpy.uint8).view(CachedBlock)
-        index = open_index(block, source)
+        index = open_index(read_block(path), source)
         index.check()
         if index.is_current(classes, decoding.extensions):
             return index.block
@@ -72,14 +60,6 @@ def _read(path: str, source: Source, classes: Sequence[str] | None, decoding: De
         why = printable(str(error)) or type(error).__name__
     logging.getLogger().warning("%s is listed anew: of the index in %s, %s", source.title, shown(path), why)
     return None
-
-
-def _check_trust(status: os.stat_result) -> None:
-    """Raise ValueError where another user could have written a file: its labels would be trained on."""
-    if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
-        raise ValueError("its owner is another user (%d)" % status.st_uid)
-    if hasattr(os, "geteuid") and status.st_mode & _WRITABLE_BY_OTHERS:
-        raise ValueError("other users may write to it")
 
 
 def keep(index: ImageIndex, cache: str) -> None:
@@ -101,5 +81,5 @@ def keep(index: ImageIndex, cache: str) -> None:
 
 def _write(path: str, block: numpy.ndarray) -> None:
     with open(path, "wb") as file:
-        os.chmod(path, stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~_WRITABLE_BY_OTHERS)
+        os.chmod(path, stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~WRITABLE_BY_OTHERS)
         file.write(block)

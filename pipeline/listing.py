@@ -10,7 +10,7 @@ import numpy
 
 from pipeline import lists
 from pipeline.archive_listing import list_archives
-from pipeline.class_numbers import numbers_of
+from pipeline.class_numbers import numbers_of, row_order
 from pipeline.decoding import AS_PUBLISHED, Decoding
 from pipeline.image_index import (
     FolderIndex,
@@ -19,7 +19,6 @@ from pipeline.image_index import (
     header_of,
     lasting,
     pack_names,
-    row_order,
     stamp_if_there,
 )
 from pipeline.layout import is_hidden, list_classes, list_top

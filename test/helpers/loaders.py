@@ -15,7 +15,7 @@ def first_of(processes):
     """Return the Ranks of the first of some processes, without any process."""
     device = Device("cpu")
     sizes = {"world_size": processes, "virtual_size": processes}
-    alone = {"virtual_ranks": range(1), "from_rank_0": lambda make: make(lambda: None)}
+    alone = {"virtual_ranks": range(1), "from_rank_0": lambda make: make(lambda: None), "any": bool}
     return types.SimpleNamespace(rank=0, cores=2, device=device, **alone, **sizes)
 
 

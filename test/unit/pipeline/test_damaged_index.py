@@ -11,9 +11,16 @@ import pytest
 from index_caches import cached, found, is_hit, settle, touch
 from torchvision.datasets import ImageFolder
 
-from pipeline import index
+from pipeline import index, shared_block
 
 pytestmark = pytest.mark.usefixtures("heard", "hasty")
+
+
+@pytest.fixture(autouse=True, params=["read", "mapped"])
+def way(request, monkeypatch):
+    """Read the caches, and map them, as those of many images are."""
+    if request.param == "mapped":
+        monkeypatch.setattr(shared_block, "MAPPED_FROM", 0)
 
 
 def parts_of(path):
@@ -33,8 +40,11 @@ def parts_of(path):
 def write_parts(path, header, offsets, targets, names):
     """Such a file with sizes and a checksum that are right."""
     data = struct.pack("<%dq" % len(offsets), *offsets), struct.pack("<%di" % len(targets), *targets), names
-    checksum = zlib.crc32(data[2], zlib.crc32(data[1], zlib.crc32(data[0])))
-    header = dict({"images": len(targets), "bytes": len(names), "checksum": checksum}, **header)
+    header = dict({"images": len(targets), "bytes": len(names)}, **header)
+    if "checksum" not in header:
+        header["checksum"] = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+        for part in data:
+            header["checksum"] = zlib.crc32(part, header["checksum"])
     line = json.dumps(header)
     with open(path, "wb") as file:
         file.write((line + " " * (-(len(line) + 1) % 8) + "\n").encode() + b"".join(data))
@@ -99,6 +109,7 @@ DAMAGES = {
     "negative": with_header(images=-1),
     "no number": with_header(images=7.0),
     "another checksum": with_header(checksum=None),
+    "another name of a class": with_bytes(lambda content: content.replace(b'"classes": ["a"', b'"classes": ["c"', 1)),
     "another folder": with_header(place=["/elsewhere"]),
     "more classes": with_header(asked_classes=["a", "b", "c"]),
     "classes that are none": with_header(classes=7),

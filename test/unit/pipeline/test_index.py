@@ -318,7 +318,7 @@ def test_an_index_that_is_cut_while_it_is_used_does_no_harm(tree, cache):
     images = found(tree, cache)
     with open(path, "r+b") as file:
         file.truncate(10)
-    assert images == ImageFolder(tree).samples  # a mapped file would end the process by SIGBUS
+    assert images == ImageFolder(tree).samples  # one of MAPPED_FROM bytes would end the process by SIGBUS
     assert not is_hit(found(tree, cache))
 
 
