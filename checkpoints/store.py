@@ -51,9 +51,9 @@ def save(payload: dict[str, Any], folder: str, is_best: bool) -> None:
     latest = os.path.join(folder, LATEST)
     with _written(payload, latest) as temporary:
         if is_best:
-            _link_or_copy(temporary, os.path.join(folder, BEST))
+            link_or_copy(temporary, os.path.join(folder, BEST))
         if os.path.isfile(latest):
-            _link_or_copy(latest, os.path.join(folder, PREVIOUS))
+            link_or_copy(latest, os.path.join(folder, PREVIOUS))
 
 
 def save_as(payload: dict[str, Any], path: str) -> None:
@@ -126,7 +126,7 @@ def _reason_with_free_space(error: Exception, folder: str) -> str:
         return reason(error)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str, target: str) -> None:
     """Replace `target` atomically by a hard link to `source`, or by a copy where links do not work."""
     with replacing(target) as temporary:
         try:
@@ -140,7 +140,7 @@ def copy_best(source: str, folder: str) -> bool:
     """Link the best checkpoint of the folder `source` into `folder`, and return whether there is one."""
     path = os.path.join(source, BEST)
     if os.path.isfile(path):
-        _link_or_copy(path, os.path.join(folder, BEST))
+        link_or_copy(path, os.path.join(folder, BEST))
     return os.path.isfile(path)
 
 

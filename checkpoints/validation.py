@@ -189,6 +189,12 @@ def _fingerprint(value: Any) -> list[Any]:
     return [whole(0)(value[0]), value[1], value[2][:100], value[3]]
 
 
+def _run_id(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 100:
+        raise ValueError("is %s, not a number of 32 digits" % kind_of(value))
+    return value
+
+
 _STATE: dict[str, Callable[[Any], Any]] = {
     "step": whole(0),
     "loss_sum": number(),
@@ -246,6 +252,7 @@ _ENTRIES: dict[str, Callable[[Any], Any]] = {
     "max_accuracy": number(-1, 100),
     "seconds": number(0, 10**10),
     "world_size": whole(1),
+    "run_id": _run_id,
     "train_images": _fingerprint,
     "val_images": _fingerprint,
     "history": _history,

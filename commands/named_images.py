@@ -13,6 +13,8 @@ from pipeline.parquet_listing import list_rows
 from pipeline.passed_over import PassedOver, list_images_below
 from pipeline.readers.named import NamedImages
 from runtime.errors import UserError, shown
+from storage.files import exists, is_folder, join
+from storage.remote import check_url, is_url
 
 
 def add_source(images: NamedImages, word: str, image_root: str, decoding: Decoding) -> list[str]:
@@ -21,9 +23,11 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
     The paths of a list's images are relative to `image_root`, or to the list. UserError for a list, an archive or a
     Parquet file that cannot be read, and where there are no images.
     """
-    if os.path.isdir(word):
+    if is_url(word):
+        check_url(word, shown(word))
+    if is_folder(word):
         return add_path(images, word, decoding)
-    paths = [] if os.path.lexists(word) else sources.expand(word)
+    paths = [] if exists(word) else sources.expand(word)
     if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
         return _add_parquet(images, word, paths or [word])
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):
@@ -32,14 +36,14 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
         return _add_archives(images, word, [word], decoding)
     if lists.is_list(word) and not word.lower().endswith(".txt"):  # a text file among images is often some other
         root = image_root or os.path.dirname(word)
-        images.add_files(os.path.join(root, row.path) for row in lists.read_rows(word))
+        images.add_files(join(root, row.path) for row in lists.read_rows(word))
         return []
     return add_path(images, word, decoding)
 
 
 def add_path(images: NamedImages, path: str, decoding: Decoding) -> list[str]:
     """Append the image in the file `path`, or those in a folder and in those below it, sorted; lines as above."""
-    if not os.path.isdir(path):
+    if not is_folder(path):
         images.add_files([path])
         return []
     found, passed_over = list_images_below(path, decoding)

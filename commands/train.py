@@ -6,6 +6,8 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy
+
 import datasets
 import engine
 import utils
@@ -14,6 +16,7 @@ from commands import dry_run
 from options import parsing
 from results import folder, lock, reader, trackers
 from results import plan as plans
+from results.mirrored import Mirrored
 from results.record import Record
 from runtime.affinity import bind_cores
 from runtime.device import select_device
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from datasets import Loaders
     from options.parsing import Options
     from results.plan import Plan
+    from runtime.device import Device
+    from runtime.launch_environment import Launch
     from training.metrics import Counts, EvalResult
     from training.protocols import EvalBatches
     from training.run import Run
@@ -40,18 +45,13 @@ def main(options: Options) -> None:
     """Train, evaluate, measure the throughput or make a dry run, as the `options` ask for."""
     check_tracker(options)
     launch = read_launch(os.environ, options.local_rank)
-    if options.bind_cpu:
-        bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
-    device = select_device(options.device, launch.local_rank, launch.local_world_size)
-    if options.deterministic:
-        device.make_deterministic()
-    else:
-        device.prefer_speed()
+    device = open_device(options, launch)
     ranks = Ranks(launch, device, options.dist_url, options.dist_timeout, options.virtual_ranks, report_line)
     logger = utils.open_log(options.model, ranks.is_main)
+    mirrored = Mirrored(options, ranks)
     try:
         ranks.watch(report_line)
-        plan = find_plan(options, ranks)
+        plan = find_plan(options, ranks, mirrored)
         loaded = plan.loaded or {}
         loaders = datasets.build_loaders(options, ranks, datasets.recorded_classes(loaded), loading.options_of(loaded))
         if plan.is_within_epoch and options.trains:
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
         run = build.build_run(options, ranks, logger, loaders.classes, plan)
         loaders.obey(run.stop)
         if not options.dry_run:
-            begin(options, run, loaders, plan)
+            begin(options, run, loaders, plan, mirrored)
             if ranks.is_main:
                 datasets.keep_indexes(options, loaders)
         describe.log_start(options, run, loaders, plan)
@@ -70,11 +70,24 @@ def main(options: Options) -> None:
         elif options.eval:
             evaluate_once(options, run, loaders)
         else:
-            train(options, run, loaders, plan)
+            train(options, run, loaders, plan, mirrored)
         loaders.end()  # before `close`: torch 1.8 waits there until no process has its connection open
         ranks.close()  # not after a failure: it would wait for processes that may be gone
     finally:
+        mirrored.close()
         lock.unlock()
+
+
+def open_device(options: Options, launch: Launch) -> Device:
+    """Return the device of this process, set up as the options ask for."""
+    if options.bind_cpu:
+        bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
+    device = select_device(options.device, launch.local_rank, launch.local_world_size)
+    if options.deterministic:
+        device.make_deterministic()
+    else:
+        device.prefer_speed()
+    return device
 
 
 def check_tracker(options: Options) -> None:
@@ -83,27 +96,41 @@ def check_tracker(options: Options) -> None:
         trackers.check(options.tracker, options.output_dir)
 
 
-def find_plan(options: Options, ranks: Ranks) -> Plan:
+def find_plan(options: Options, ranks: Ranks, mirrored: Mirrored) -> Plan:
     """Return the Plan, of a folder that no other run changes meanwhile.
 
     UserError if not all processes see the same checkpoint, or if the run would change what is not its own.
     """
     ranks.first(lambda tick: folder.hold(options, tick))
+    mirrored.restore()
     plan = plans.make_plan(options, ranks.virtual_size)
     resumes = plan.loaded is not None
     if ranks.any(resumes) != resumes:
         message = "--output-dir %s: this process sees no checkpoint there, another does" % options.output_dir
         raise UserError(message, one_rank=True)
+    check_same_place(options, ranks, plan)
     ranks.first(lambda tick: folder.check_plan(options, plan))
     return plan
 
 
-def begin(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
+def check_same_place(options: Options, ranks: Ranks, plan: Plan) -> None:
+    """Raise UserError where this process resumes from another place than the first, as by an older copy of a folder."""
+    loaded = plan.loaded or {}
+    place = [loaded.get("epoch", -1), loaded.get("step", 0)]
+    first = ranks.from_rank_0(lambda tick: numpy.array(place, numpy.int64).view(numpy.uint8)).view(numpy.int64).tolist()
+    if ranks.any(place != first) and place != first:
+        text = "%s is of epoch %d, step %d here, and of epoch %d, step %d where the first process runs: copy that one"
+        name = plan.path or "--output-dir " + options.output_dir
+        raise UserError(text % (name, place[0] + 1, place[1], first[0] + 1, first[1]), one_rank=True)
+
+
+def begin(options: Options, run: Run, loaders: Loaders, plan: Plan, mirrored: Mirrored) -> None:
     """Prepare the output folder, now that everything else is known to be right, and open the log there."""
     if options.trains:
         plans.check_something_is_left(options, plan.loaded)
     folder.check_validation_images(options, plan, loaders.val.dataset.images.fingerprint)
     run.ranks.first(lambda tick: _begin_on_first(options, run, plan))
+    run.ranks.first(lambda tick: mirrored.begin(plan, tick))
 
 
 def _begin_on_first(options: Options, run: Run, plan: Plan) -> None:
@@ -116,18 +143,19 @@ def _begin_on_first(options: Options, run: Run, plan: Plan) -> None:
         run.logger.info(plans.finished_line(options, plan))
 
 
-def train(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
+def train(options: Options, run: Run, loaders: Loaders, plan: Plan, mirrored: Mirrored) -> None:
     """Train the remaining epochs; after each evaluate, save, and write the results."""
-    record = Record(options, run, loaders, plan)
+    record = Record(options, run, loaders, plan, mirrored.offer)
     names = trackers.names_of(options.tracker) if run.ranks.is_main else []
     tracked = trackers.Trackers(names, options.output_dir, options.as_dict(), record.next_epoch, run.logger)
     try:
-        with tracked, run.stop:
+        with tracked, run.stop, mirrored.settling():
+            mirrored.catch_up(plan)
             train_epochs(options, run, loaders, record, tracked)
+            record.check_saved()
     except Stopped as stop:
         stop.is_saved = bool(options.output_dir)
         raise
-    record.check_saved()
     if not record.finish():
         raise RunError("the results in --output-dir %s are not up to date" % options.output_dir)
     record.check_best()
@@ -136,6 +164,7 @@ def train(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
     run.logger.info("Training time %s", utils.clock_text(record.seconds))
     for line in record.closing_lines():
         run.logger.info(line)
+    mirrored.check()
 
 
 def train_epochs(options: Options, run: Run, loaders: Loaders, record: Record, tracked: trackers.Trackers) -> None:

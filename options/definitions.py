@@ -65,7 +65,7 @@ def _add_data(parser: Parser) -> None:
         type=gigabytes,
         default=100.0,
         metavar="GB",
-        help="the most that --data-cache takes (default: 100)",
+        help="gigabytes that --data-cache takes at most (default: 100)",
     )
     text = "where indexes of the images are kept (default: --output-dir)"
     add("--index-cache", default="", metavar="DIR", help=text)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import re
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
 from options import config_files, definitions, run_definitions
 from options.command_line import Parser
-from runtime.errors import UserError
+from runtime.errors import UserError, shown
 
 # Options that change neither what a run computes nor what it leaves behind.
 INCIDENTAL = frozenset(
@@ -27,6 +28,7 @@ INCIDENTAL = frozenset(
         "eval_json",
         "existing_output",
         "index_cache",
+        "mirror",
         "per_class",
     ]
     + ["local_rank", "num_workers", "output_dir", "pin_mem", "print_completion", "print_freq", "throughput", "tracker"]
@@ -119,10 +121,7 @@ def _check(options: Options) -> None:
         _check_batches(options)
         if options.distillation_type != "none" and not options.teacher_path:
             raise UserError("--distillation-type %s needs --teacher-path" % options.distillation_type)
-    if options.eval_json:
-        _check_eval_json(options.eval_json)
-    if options.per_class and not (options.output_dir or (options.eval and options.eval_json)):
-        raise UserError("--per-class needs --output-dir, or --eval with --eval-json, to write its numbers to")
+    _check_output(options)
     if options.sched == "plateau":
         raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
     if options.lr_noise and len(options.lr_noise) > 2:
@@ -144,6 +143,17 @@ def _check_batches(options: Options) -> None:
         raise UserError("--cutmix-minmax: %s is more than %s" % (least, most))
     if int(options.input_size * least) == int(options.input_size * most):
         raise UserError("--cutmix-minmax %s %s: no box of %d pixels is between" % (least, most, options.input_size))
+
+
+def _check_output(options: Options) -> None:
+    if options.eval_json:
+        _check_eval_json(options.eval_json)
+    if options.per_class and not (options.output_dir or (options.eval and options.eval_json)):
+        raise UserError("--per-class needs --output-dir, or --eval with --eval-json, to write its numbers to")
+    if options.mirror and not re.fullmatch(r"\w+://[^/].*", shown(options.mirror)):
+        raise UserError("--mirror %s is not the URL of a folder, as s3://BUCKET/FOLDER" % shown(options.mirror))
+    if options.mirror and options.trains and not options.output_dir:
+        raise UserError("--mirror %s needs --output-dir, whose checkpoints it uploads" % shown(options.mirror))
 
 
 def _check_eval_json(path: str) -> None:
@@ -168,8 +178,9 @@ def warnings_of(options: Options) -> list[str]:
         lines.append("--finetune has no effect: --resume names the checkpoint to resume")
     if options.teacher_path and options.distillation_type == "none":
         lines.append("--teacher-path has no effect: --distillation-type is none")
-    if options.tracker and not options.trains:
-        lines.append("--tracker has no effect: nothing is trained")
+    for name in ("tracker", "mirror"):
+        if getattr(options, name) and not options.trains:
+            lines.append("--%s has no effect: nothing is trained" % name)
     return lines
 
 

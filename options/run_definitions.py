@@ -62,6 +62,8 @@ def _add_run(parser: Parser) -> None:
         help="YAML file of options; the command line wins over it, a later file over an earlier one (default: none)",
     )
     group.add_argument("--output-dir", default="", metavar="DIR", help="where to save (default: nothing is saved)")
+    text = "upload each checkpoint there too, and resume from it where --output-dir is lost: s3://..., gs://..."
+    group.add_argument("--mirror", default="", metavar="URL", help=text + " (default: none)")
     text = "seed of all random numbers (default: 0)"
     group.add_argument("--seed", type=number(int, low=0, high=2**32 - 1), default=0, metavar="N", help=text)
     group.add_argument(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
-from typing import Callable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import numpy
 from torch.utils.data import Dataset
 
-from pipeline.archives.members import ArchiveError, Member, list_members
+from pipeline.archives.base import ArchiveError, Member, read_exactly
+from pipeline.archives.members import members_of
 from pipeline.decoding import Decoding
 from pipeline.layout import is_hidden
 from pipeline.loader import Loader, LostProcess
 from pipeline.passed_over import PassedOver
-from pipeline.readers.archives import ArchiveReader
+from pipeline.readers.archives import inflate
 from pipeline.samplers import EvalShard, ShardBatches
 from runtime.affinity import usable_cores
 from runtime.errors import RunError, UserError, reason, shown
-from storage.files import DEFAULT, Storage
+from storage.files import DEFAULT, LocalFile, RemoteFile, Storage
 from utils import parse_json
 
 _LABEL_ENDINGS = (".cls", ".json")  # of WebDataset, beside an image of the same name
@@ -100,39 +102,38 @@ def read_contents(
     names: list[str] = []
     offsets: list[int] = []
     sizes: list[int] = []
-    label_files: dict[str, Member] = {}
+    label_files: dict[str, str | ArchiveError | None] = {}
     others: list[str] = []
     visible: set[str] = {""}
     hidden: set[str] = set()
-    for member in list_members(path, passed_over.add_odd, storage):
-        name, offset, size, is_deflated = member
-        folder, _, file = name.rpartition("/")
-        if folder not in visible:
-            if any(is_hidden(part) for part in folder.split("/")):
-                hidden.add(folder)
-                continue
-            visible.add(folder)
-        if file.startswith("._"):
-            passed_over.add_odd(name, "a resource fork of macOS")
-        elif name.lower().endswith(endings):
-            if size > _LARGEST:
-                passed_over.add_odd(name, "larger than 4 GiB")
-                continue
-            names.append(name)
-            offsets.append(~offset if is_deflated else offset)
-            sizes.append(size)
-            if tick is not None and len(names) % _TICK == 0:
-                tick()
-        elif name.endswith(_LABEL_ENDINGS):
-            label_files[name] = member
-        else:
-            others.append(name)
+    with contextlib.closing(storage.open_at(path, in_order=True)) as archive:
+        for member in members_of(archive, passed_over.add_odd):
+            name, offset, size, is_deflated = member
+            folder, _, file = name.rpartition("/")
+            if folder not in visible:
+                if any(is_hidden(part) for part in folder.split("/")):
+                    hidden.add(folder)
+                    continue
+                visible.add(folder)
+            if file.startswith("._"):
+                passed_over.add_odd(name, "a resource fork of macOS")
+            elif name.lower().endswith(endings):
+                if size > _LARGEST:
+                    passed_over.add_odd(name, "larger than 4 GiB")
+                    continue
+                names.append(name)
+                offsets.append(~offset if is_deflated else offset)
+                sizes.append(size)
+                if tick is not None and len(names) % _TICK == 0:
+                    tick()
+            elif name.endswith(_LABEL_ENDINGS):
+                label_files[name] = _label_in(archive, member) if with_labels else None
+            else:
+                others.append(name)
     passed_over.add_files(others)
     for folder in sorted(hidden):
         passed_over.add_folder(folder)
-    labels: list[str | None] = [None] * len(names)
-    if label_files and with_labels:
-        labels = _labels_in(path, names, label_files, storage)
+    labels = _labels_of(names, label_files)
     used = set() if with_labels and all(label is None for label in labels) else _label_names(names)
     passed_over.add_files(name for name in label_files if name not in used)
     return Contents(names, numpy.array(offsets, numpy.int64), numpy.array(sizes, numpy.uint32), labels, passed_over)
@@ -149,28 +150,37 @@ def _first_key(name: str) -> str:
     return folder + slash + file.partition(".")[0]
 
 
-def _labels_in(path: str, names: Sequence[str], label_files: dict[str, Member], storage: Storage) -> list[str | None]:
+def _labels_of(names: Sequence[str], label_files: Mapping[str, str | ArchiveError | None]) -> list[str | None]:
     """Return the label of each image that a file of its name tells, or of its key, if it alone has that; else None."""
+    if not any(label is not None for label in label_files.values()):
+        return [None] * len(names)
     counts = collections.Counter(map(_first_key, names))
     labels: list[str | None] = []
-    reader = ArchiveReader([path], [storage.stamp(path)], storage)
     for name in names:
         keys = [os.path.splitext(name)[0], *[key for key in [_first_key(name)] if counts[key] == 1]]
-        label = None
-        for beside in (key + ending for key in keys for ending in _LABEL_ENDINGS):
-            if label is None and beside in label_files:
-                label = _label_of(reader, label_files[beside])
+        found = [label_files.get(key + ending) for key in keys for ending in _LABEL_ENDINGS]
+        label = next((label for label in found if label is not None), None)
+        if isinstance(label, ArchiveError):
+            raise label
         labels.append(label)
-    reader.close()
     return labels
 
 
-def _label_of(reader: ArchiveReader, member: Member) -> str | None:
-    """Return the label in the file KEY.cls, or under a key of KEY.json; None where that has none."""
+def _label_in(file: LocalFile | RemoteFile, member: Member) -> str | ArchiveError | None:
+    """Return the label that a file tells, read now while it is near; what is wrong with it if it tells none."""
     if member.size > _LONGEST_LABEL:
-        raise ArchiveError("%s is too large for a label" % shown(member.name))
-    with reader.open((0, ~member.offset if member.is_deflated else member.offset, member.size)) as file:
-        content = file.read()
+        return ArchiveError("%s is too large for a label" % shown(member.name))
+    content = read_exactly(file.read_at, member.size, member.offset)
+    try:
+        return _label_of(member, inflate(content) if member.is_deflated else content)
+    except OSError as error:
+        return ArchiveError("%s cannot be read: %s" % (shown(member.name), reason(error)))
+    except ArchiveError as error:
+        return error
+
+
+def _label_of(member: Member, content: bytes) -> str | None:
+    """Return the label in the file KEY.cls, or under a key of KEY.json; None where that has none."""
     try:
         text = content.decode("utf-8").strip()
         if member.name.endswith(".cls"):

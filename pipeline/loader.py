@@ -23,6 +23,7 @@ from runtime.compat import KEEP_WORKERS
 from runtime.errors import RunError, Stopped, reason
 from runtime.open_files import check_room, too_many
 from runtime.signals import ignore_stop_signals
+from storage.remote import NetworkLost
 
 POLL_SECONDS = 5  # between looks at the processes, and at the signals, while no batch comes
 FILES_OF_A_PROCESS = 6  # four pipes, and two batches on their way
@@ -84,6 +85,8 @@ class Loader:
                 self.end()
                 text = "a batch does not fit into /dev/shm: give that more room (a container by --shm-size)"
                 raise RunError(text + ", or lower --num-workers or --batch-size", one_rank=True) from None
+            if isinstance(error, NetworkLost):  # a process's comes with its traceback
+                raise NetworkLost(str(error).rpartition("NetworkLost: ")[2].strip()) from None
             if not means_a_lost_process(error):
                 raise
             self.end()

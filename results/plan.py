@@ -76,7 +76,7 @@ def _plan_evaluation(options: Options) -> Plan:
 
 def _continues(options: Options, asked: str | None, found: Sequence[str]) -> bool:
     """Return whether this run continues the one in its output folder."""
-    if not options.auto_resume or options.existing_output == "rename":
+    if not may_continue(options):
         return False
     asks_for_latest = bool(asked and found and os.path.samefile(asked, found[0]))
     if options.existing_output == "match":
@@ -84,6 +84,11 @@ def _continues(options: Options, asked: str | None, found: Sequence[str]) -> boo
     if options.finetune and not asked and not existing.holds_run(options.output_dir):
         return False  # the checkpoint may be what --finetune names
     return not asked or asks_for_latest or _began_with(options, asked)
+
+
+def may_continue(options: Options) -> bool:
+    """Return whether the options let a run in the output folder be continued."""
+    return options.auto_resume and options.existing_output != "rename"
 
 
 def _began_with(options: Options, asked: str) -> bool:

@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any, Mapping
+import uuid
+from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from checkpoints import store
 from results import reader
@@ -56,10 +57,17 @@ class Record:
 
     `constants` is the part of summary.json that no epoch changes. `recorded_options` are the options as a checkpoint
     keeps them, with the token layout that the model has and the decoding of the images, which an earlier checkpoint may
-    have decided.
+    have decided. `on_save(run_id, epoch, step)` is called when a checkpoint was saved.
     """
 
-    def __init__(self, options: Options, run: RecordedRun, loaders: Loaders, plan: Plan) -> None:
+    def __init__(
+        self,
+        options: Options,
+        run: RecordedRun,
+        loaders: Loaders,
+        plan: Plan,
+        on_save: Callable[[str, int, int], object] = lambda *_: None,
+    ) -> None:
         loaded = plan.loaded or {}
         self.run, self.classes = run, loaders.classes
         self.output_dir, self.epochs = options.output_dir, options.epochs
@@ -69,6 +77,8 @@ class Record:
         self.last_save: tuple[int, dict[str, Any] | None, bool] = (-1, None, False)  # the arguments of `save`
         self.lost_best: tuple[float, str] | None = None  # the accuracy that best.pth should have, and why it has not
         self.is_restarted = plan.continues  # in its own folder
+        self.run_id = str((plan.continues and loaded.get("run_id")) or uuid.uuid4().hex)
+        self.on_save = on_save
         self.constants: dict[str, Any] = {
             "model": options.model,
             "device": str(run.device),
@@ -128,6 +138,7 @@ class Record:
         """
         return {
             "format": store.FORMAT,
+            "run_id": self.run_id,
             "epoch": epoch,
             "step": resume_state["step"] if resume_state else 0,
             "epoch_state": resume_state,
@@ -176,6 +187,7 @@ class Record:
             store.save(self._state(epoch, resume_state), self.output_dir, is_best)
             if self.lost_best and self.max_accuracy >= self.lost_best[0]:
                 self.lost_best = None
+            self.on_save(self.run_id, epoch, resume_state["step"] if resume_state else 0)
         except store.SaveError as error:
             self.unsaved, self.lacks_room = str(error), error.lacks_room
             kept = "the previous checkpoint is kept" if os.path.isdir(self.output_dir) else "the folder is gone"

@@ -48,6 +48,8 @@ class Ranks:
         self.device = device
         self.cores = cores_per_process(os.environ, launch)
         self.is_main = self.rank == 0
+        self.is_first_of_machine = launch.local_rank == 0
+        self.may_span_machines = launch.local_world_size != launch.world_size
         self.timeout_s = timeout_s
         self.watchdog: Watchdog | None = None
         if self.world_size > 1:

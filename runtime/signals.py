@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -69,12 +70,20 @@ def signal_name(number: int) -> str:
 
 
 def ignore_stop_signals(_worker_id: int) -> None:
-    """Ignore these signals in a DataLoader worker, to which a terminal or a scheduler sends them too.
+    """Ignore these signals in a process that serves the run, to which a terminal or a scheduler sends them too.
 
-    The parent still needs its batches, and ends it by `end_loader_processes`.
+    The run still needs the batches of a DataLoader worker, and ends it by `end_loader_processes`.
     """
     for name in NAMES:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def die_with_parent(number: int) -> None:
+    """Ask Linux to send this process the signal `number` when its parent ends, even by SIGKILL."""
+    try:
+        ctypes.CDLL(None).prctl(1, int(number))
+    except (AttributeError, OSError):
+        pass
 
 
 def end_loader_processes() -> None:

@@ -138,7 +138,7 @@ class RemoteFile:
 
     def read_at(self, size: int, position: int) -> bytes:
         """Return `size` bytes at a position, fewer at the end; OSError where they cannot be read."""
-        end = min(position + size, self.stamp[0])
+        end = max(position, min(position + size, self.stamp[0]))
         start, window = self._window
         if not start <= position <= end <= start + len(window):
             after = max(end, min(position + self._ahead, self.stamp[0]))
@@ -153,7 +153,7 @@ class RemoteFile:
     def missing(self, position: int, end: int) -> list[int]:
         """Return the pieces with those bytes that the cache has not."""
         cached = self.cached
-        pieces = range(position // PIECE, (end - 1) // PIECE + 1)
+        pieces = range(position // PIECE, -(-end // PIECE))
         return [piece for piece in pieces if cached is not None and not cached.has(piece)]
 
     def from_cache(self, position: int, end: int) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import logging
@@ -38,6 +39,7 @@ _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastModifi
 _LOST = re.compile(
     r"Timeout|Connect|Disconnected|Payload|IncompleteRead|ResponseStreaming|HTTPClientError|ClientOSError"
 )
+_LASTING_ERRNOS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTSUP)
 _LASTING = (
     FileNotFoundError,
     PermissionError,
@@ -83,6 +85,8 @@ def filesystem(url: str) -> Any:
     """Return the fsspec file system of a URL, which is this process's own; ImportError where a package is missing."""
     import fsspec
 
+    for name in ("aiobotocore", "botocore"):  # which tell where they found a key
+        logging.getLogger(name).setLevel(logging.WARNING)
     scheme = urlsplit(url).scheme
     more: dict[str, Any] = {}
     if scheme in ("http", "https"):
@@ -124,11 +128,13 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(status, int) and status:
         return status >= 500 or status in (408, 425, 429)
     if isinstance(error, OSError):
-        return True
+        return error.errno not in _LASTING_ERRNOS
     return any(_LOST.search(kind.__name__) for kind in type(error).__mro__)
 
 
 def _as_os_error(error: Exception) -> OSError:
+    if isinstance(error, FileNotFoundError) and " " not in str(error):  # but the path
+        return FileNotFoundError("no such file or folder")
     if isinstance(error, OSError):
         return error
     status = getattr(error, "status", None)
@@ -172,9 +178,10 @@ def read_all(url: str, patience_s: float = _PATIENCE_S) -> bytes:
 
 def read_ranges(ranges: Sequence[Range], patience_s: float = _PATIENCE_S) -> list[bytes | OSError]:
     """Return the bytes of each of the `ranges` (url, start, end; None for all), or why they cannot be read."""
-    found: dict[int, bytes | OSError] = {}
-    for scheme in {urlsplit(url).scheme for url, _, _ in ranges}:
-        numbers = [number for number, (url, _, _) in enumerate(ranges) if urlsplit(url).scheme == scheme]
+    found: dict[int, bytes | OSError] = {number: b"" for number, (_, start, end) in enumerate(ranges) if start == end}
+    left = [number for number in range(len(ranges)) if number not in found]
+    for scheme in {urlsplit(ranges[number][0]).scheme for number in left}:
+        numbers = [number for number in left if urlsplit(ranges[number][0]).scheme == scheme]
         persist(functools.partial(_fetch, ranges, numbers, found), ranges[numbers[0]][0], patience_s)
     return [found[number] for number in range(len(ranges))]
 

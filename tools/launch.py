@@ -8,7 +8,6 @@ of the process that failed first, prints no traceback of its own, and leaves no 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import functools
 import os
 import signal
@@ -23,6 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 from options import parsing
 from runtime.errors import UserError
 from runtime.programs import run_program
+from runtime.signals import die_with_parent
 
 GRACE_SECONDS = 3  # for processes that fail for the same reason to report it
 KILL_SECONDS = 10
@@ -149,14 +149,6 @@ def start(options: argparse.Namespace, local_rank: int) -> subprocess.Popen:
     dies_with_launcher = functools.partial(die_with_parent, signal.SIGKILL)
     environ = environment_of(options, local_rank)
     return subprocess.Popen(command, env=environ, preexec_fn=dies_with_launcher)  # noqa: S603 - a list, no shell
-
-
-def die_with_parent(number: int) -> None:
-    """Ask Linux to send this process the signal `number` when its parent ends, even by SIGKILL."""
-    try:
-        ctypes.CDLL(None).prctl(1, int(number))
-    except (AttributeError, OSError):
-        pass
 
 
 def _forward(processes: list[subprocess.Popen], number: int) -> None:

@@ -8,7 +8,7 @@ from typing import Iterator
 from pipeline.archives.base import ArchiveError, Member, Odd, ReadAt
 from pipeline.archives.tar import begins_as_tar, check_not_compressed, list_tar
 from pipeline.archives.zip import begins_as_zip, list_zip
-from storage.files import DEFAULT, Storage
+from storage.files import DEFAULT, LocalFile, RemoteFile, Storage
 
 _LONGEST_SIGN = 512
 
@@ -21,13 +21,18 @@ def list_members(path: str, odd: Odd = lambda name, what: None, storage: Storage
     opened or read.
     """
     with contextlib.closing(storage.open_at(path, in_order=True)) as file:
-        seen = set()
-        for member in _list(file.read_at, file.stamp[0], odd):
-            if member.name in seen:
-                odd(member.name, "a duplicate")
-                continue
-            seen.add(member.name)
-            yield member
+        yield from members_of(file, odd)
+
+
+def members_of(file: LocalFile | RemoteFile, odd: Odd) -> Iterator[Member]:
+    """Yield the regular files in an open archive, as of `list_members`."""
+    seen = set()
+    for member in _list(file.read_at, file.stamp[0], odd):
+        if member.name in seen:
+            odd(member.name, "a duplicate")
+            continue
+        seen.add(member.name)
+        yield member
 
 
 def _list(read_at: ReadAt, size: int, odd: Odd) -> Iterator[Member]:

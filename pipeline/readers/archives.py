@@ -52,7 +52,7 @@ class ArchiveReader(Reader):
             data = self._read(shard, _start(key), size)
         if isinstance(data, OSError):
             raise data
-        return io.BytesIO(_inflate(data) if offset < 0 else data)
+        return io.BytesIO(inflate(data) if offset < 0 else data)
 
     def name(self, key: Key) -> str:
         shard, start = key[0], _start(key)
@@ -132,7 +132,7 @@ def _start(key: Key) -> int:
     return ~key[1] if key[1] < 0 else key[1]
 
 
-def _inflate(data: bytes) -> bytes:
+def inflate(data: bytes) -> bytes:
     """Return what the deflated `data` expand to."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     try:

@@ -1,6 +1,12 @@
 """An S3 server on loopback, moto's, that a test starts, stops and starts again with what it holds."""
 
+import logging
+import os
+import threading
+
 import pytest
+from containers import content_of
+from folders import names_below
 
 BUCKET = "some-bucket"
 KEYS = {"AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -12,6 +18,8 @@ class ObjectStore:
 
     def __init__(self):
         self.port, self.server = 0, None
+        self.held, self.waiting, self.released = (), [], threading.Event()
+        self.refused = ""
         self.start()
         self.environ = dict(KEYS, AWS_ENDPOINT_URL="http://127.0.0.1:%d" % self.port)
 
@@ -20,15 +28,43 @@ class ObjectStore:
         from moto.server import ThreadedMotoServer
 
         assert self.server is None
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
         self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
         self.server.start()
         self.port = self.server.get_host_and_port()[1]
+        self.server._server.app = self._holding(self.server._server.app)
 
     def stop(self):
         """Refuse connections, until `start`."""
         if self.server is not None:
             self.server.stop()
             self.server = None
+
+    def hold(self, method, text):
+        """Answer no request of this method and with this text in its path, until `release`; `waiting` has them."""
+        self.held, self.waiting, self.released = (method, text), [], threading.Event()
+
+    def release(self):
+        """Answer what was held."""
+        self.held = ()
+        self.released.set()
+
+    def refuse(self, method):
+        """Answer all requests of this method with status 403; "" for none."""
+        self.refused = method
+
+    def _holding(self, app):
+        def answer(environ, start_response):
+            method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+            if self.held and method == self.held[0] and self.held[1] in path:
+                self.waiting.append(path)
+                self.released.wait(60)
+            if method == self.refused:
+                start_response("403 Forbidden", [("Content-Type", "application/xml")])
+                return [b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"]
+            return app(environ, start_response)
+
+        return answer
 
     def url(self, path=""):
         """Return the s3:// URL of a path in the bucket."""
@@ -41,11 +77,24 @@ class ObjectStore:
         keys = self._backend(s3_backends).buckets[BUCKET].keys
         return {name: key.value for name, key in keys.items()}
 
+    def read(self, path):
+        """Return the bytes of one of them, b"" where it is not there."""
+        from moto.s3.models import s3_backends
+
+        key = self._backend(s3_backends).buckets[BUCKET].keys.get(path)
+        return key.value if key is not None else b""
+
     def put(self, path, data):
         """Put an object into the bucket, also while the server is stopped."""
         from moto.s3.models import s3_backends
 
         self._backend(s3_backends).put_object(BUCKET, path, data)
+
+    def put_folder(self, folder, path):
+        """Put the files below a folder into the bucket, below `path`; return the URL of that."""
+        for name in names_below(folder):
+            self.put("%s/%s" % (path, os.path.relpath(name, folder)), content_of(name))
+        return self.url(path)
 
     def clear(self):
         """Empty it, but for its bucket."""
@@ -84,6 +133,8 @@ def object_store(object_store_server, monkeypatch):
     """The ObjectStore, started and empty; s3fs finds it in this process and in those that it starts."""
     if object_store_server.server is None:
         object_store_server.start()
+    object_store_server.release()
+    object_store_server.refuse("")
     object_store_server.clear()
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)

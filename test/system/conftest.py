@@ -17,7 +17,7 @@ __all__ = ["object_store", "object_store_server"]
 
 # What a copy of the project needs beside the files *.py.
 FOLDERS = ("checkpoints", "commands", "configs", "models", "options", "pipeline", "results", "runtime", "test")
-FOLDERS += ("tools", "training")
+FOLDERS += ("storage", "tools", "training")
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ def checkpoint(**changes):
         "seconds": 12.5,
         "classes": ["cat", "dog"],
         "world_size": 1,
+        "run_id": "0f" * 16,
         "train_images": [4, 12345, "folder", 678],
         "args": {"model": "smlpnet_tiny", "input_size": 32, "opt": "adamw", "opt_betas": [0.9, 0.99], "npu": None},
     }
@@ -100,7 +101,7 @@ def test_what_is_missing_or_none_is_left_out():
         ("model_ema", "epoch", "step", "epoch_state", "history", "seconds", "classes", "args", "train_images")
     )
     found = validation.validated("c.pth", checkpoint(**none), SIZE)
-    assert sorted(found) == ["best_epoch", "format", "max_accuracy", "model", "world_size"]
+    assert sorted(found) == ["best_epoch", "format", "max_accuracy", "model", "run_id", "world_size"]
 
 
 @pytest.mark.parametrize("name", ["history", "args", "classes", "epoch_state", "model", "seconds", "format"])

@@ -147,6 +147,7 @@ DEVICE = {
 RUN = {
     "config": [row(weights, "--config={low}", "--config={high}")],
     "output_dir": [row(seen.files, "", "--output-dir={work}/elsewhere")],
+    "mirror": [row(seen.ending, "", "--mirror=ftp://there/run")],
     "seed": [row(weights, "", "--seed=1")],
     "resume": [row(weights, "", "--resume={trained}")],
     "auto_resume": [row(seen.beside_a_run, "--auto-resume", "--no-auto-resume")],
@@ -170,8 +171,9 @@ RUN = {
 }
 
 EFFECTS = {**MODEL, **DATA, **AUGMENTATION, **LEARNING, **DEVICE, **RUN}
-# Of what a CPU does not have; the file that sees the effect.
+# Of what a CPU does not have, or this folder; the file that sees the effect.
 ELSEWHERE = {"opt_level": "test/simulated_npu/unit/test_options_on_npu.py"}
+ELSEWHERE.update(dict.fromkeys(["data_cache", "data_cache_gb"], "test/unit/pipeline/test_remote_data.py"))
 ACTIONS = [action for action in parsing.build_parser()._actions if action.dest != "help"]
 
 UNAVAILABLE = {}

@@ -23,6 +23,7 @@ IN_WORDS = {
     "--token-layout": "the checkpoint's, else permute",
     "--finetune": "random weights",
     "--index-cache": "--output-dir",
+    "--data-cache": "nowhere, they are read anew",
     "--extensions": "the checkpoint's, else none",
     "--exif-transpose": "the checkpoint's, else off",
     "--num-workers": "its processor cores, at most 10",
@@ -44,6 +45,7 @@ UNITS.update(
 )
 UNITS.update(EXTENSION="files", NORM="norm", ALPHA="beta distribution", BETA="decay rates")
 WITHOUT_UNIT = {"X": "fraction|factor|times|added|deviation|temperature|limit|momentum|decay|weight"}
+UNITS["GB"] = "gigabytes"
 WITHOUT_UNIT.update(N="processes|batches|boxes|seed")
 
 

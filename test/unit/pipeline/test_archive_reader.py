@@ -106,7 +106,7 @@ def test_few_of_many_archives_are_open_at_once(tmp_path, monkeypatch):
 def test_a_program_that_is_started_inherits_no_open_archive(tar):
     reader = reader_of(tar)
     reader.open(keys_of(tar)[1])
-    assert not os.get_inheritable(reader._files[0].fileno())
+    assert not os.get_inheritable(reader._files[0]._file.fileno())
 
 
 @pytest.mark.parametrize("change", ["longer", "shorter", "later", "replaced"])

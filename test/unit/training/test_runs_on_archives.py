@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_names_the_members_of_its_batch(small, data, t
     found = {}
     listings = []
     list_members = archives.list_members
-    monkeypatch.setattr(archives, "list_members", lambda path: listings.append(path) or list_members(path))
+    monkeypatch.setattr(archives, "list_members", lambda path, **to: listings.append(path) or list_members(path, **to))
     for name, path in (("folder", data), ("shards", made)):
         poison(monkeypatch)
         out = tmp_path / name
