@@ -39,7 +39,8 @@ _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastModifi
 _LOST = re.compile(
     r"Timeout|Connect|Disconnected|Payload|IncompleteRead|ResponseStreaming|HTTPClientError|ClientOSError"
 )
-_LASTING_ERRNOS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTSUP)
+_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_LASTING_ERRNOS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTSUP, *_OF_THIS_MACHINE)
 _LASTING = (
     FileNotFoundError,
     PermissionError,
@@ -69,7 +70,8 @@ def check_url(url: str, name: str) -> None:
         known = " ".join(scheme + "://" for scheme in PACKAGES)
         raise UserError("%s: no such kind of URL is known, but %s" % (name, known))
     if parts.password or (parts.username and parts.scheme in ("http", "https")):
-        raise UserError("%s: leave the password out: logs would show it; set the service's own variables" % name)
+        text = "%s: leave the password out: logs would show it; set the service's own variables"
+        raise UserError(text % re.sub("//[^/@]*@", "//...@", name))
     try:
         filesystem(url)
     except ImportError as error:

@@ -118,7 +118,7 @@ def test_sources_are_named_one_by_one(tmp_path):
         ("nowhere-{0..3}.tar", "--train-data .*: nowhere-0.tar does not exist .like 3 more."),
         ("nowhere-*.tar", "--train-data .*: no such file or folder"),
         ("ftp://host/train.tar", "--train-data ftp://host/train.tar: no such kind of URL is known, but s3://"),
-        ("s3://user:word@host/train.tar", "leave the password out"),
+        ("s3://user:word@host/train.tar", "--train-data s3://...@host/train.tar: leave the password out"),
         ("simplecache::s3://b/train.tar", "no such kind of URL"),
         ("unknown://b/train.tar", "no such kind of URL"),
         ("HERE/a.rar", "a.rar: it takes a folder with class folders, a list"),

@@ -1,5 +1,6 @@
 """Files on an S3 server: read in ranges, waited for while it is away, and told from one another by their stamps."""
 
+import errno
 import random
 import threading
 import time
@@ -94,6 +95,11 @@ def test_an_answer_tells_whether_waiting_helps(status, is_waited_for):
     error = ClientResponseError()
     error.status = status
     assert remote.is_transient(error) == is_waited_for
+
+
+def test_a_full_disk_of_this_machine_is_not_waited_for():
+    assert not remote.is_transient(OSError(errno.ENOSPC, "No space left on device"))
+    assert remote.is_transient(OSError(errno.ECONNRESET, "Connection reset by peer"))
 
 
 def test_a_wrong_key_is_not_waited_for(store):
