@@ -73,6 +73,10 @@ TABLE = {
         "test/system/test_slurm.py::test_a_job_stops_in_time_is_queued_again_and_resumes"
     ),
     "python main.py --data-path --output-dir": executed(*SMALL),
+    "export FILE FILE FILE": left_out("the reader's own keys"),
+    "python main.py --data-path --data-cache --data-cache-gb --output-dir": covered(
+        "test/system/test_object_storage.py::test_a_run_gives_the_bits_of_a_local_one"
+    ),
     FINETUNE: executed(*SMALL[:2], *SMALL[3:], "--input-size=64", "--output-dir=output/finetuned"),
     "torchrun --nproc-per-node main.py --config --data-path --output-dir": covered(
         "test/system/test_ranks.py::test_torch_launchers"
@@ -98,7 +102,7 @@ TABLE = {
     ),
     "python predict.py FILE FILE --top": executed(),
     "python predict.py FILE FILE FILE --top": executed(),
-    "python predict.py FILE FILE FILE FILE --json > FILE": covered(
+    "python predict.py FILE FILE FILE FILE FILE --json > FILE": covered(
         "test/unit/commands/test_named_images.py::test_predictions_of_archives_are_those_of_the_files"
     ),
     "python predict.py FILE FILE --csv --plot > FILE": executed(module="matplotlib"),

@@ -60,6 +60,7 @@ def test_the_way_of_parity_has_windows_and_the_rows_of_the_folder(tmp_path, monk
 
     write_digits(str(tmp_path), val_every=2)
     parity.write_parquet_digits(str(tmp_path))
+    monkeypatch.setattr(parity.logging, "disable", lambda level: None)  # for all tests that follow in this process
     found, make = [], datasets.build_loaders
     monkeypatch.setattr(datasets, "build_loaders", lambda *words: found.append(make(*words)) or found[-1])
     curves = {way: parity.learn(way, 0, 1, str(tmp_path)) for way in ("ours", "parquet")}
