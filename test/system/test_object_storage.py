@@ -1,4 +1,4 @@
-"""Trainings by small_main.py on an S3 server: the bits of a local run, whatever is killed, emptied or away for a while."""
+"""Trainings by small_main.py on an S3 server: the bits of a local run, whatever is killed, emptied or away."""
 
 import os
 import shutil
