@@ -13,8 +13,9 @@ import re
 import shutil
 import stat
 import sys
+import time
 import uuid
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO, Callable, Iterator
 
 from tqdm import tqdm
 
@@ -261,6 +262,16 @@ def sync_file(path: str) -> None:
     """Wait until the contents of the file are on the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def name_by_time(path: str, suffix: str = "", is_taken: Callable[[str], bool] = os.path.lexists) -> str:
+    """Return `path` with `suffix` and the time appended: the name of nothing that is there, as `is_taken` tells."""
+    stem = path.rstrip(os.sep) + suffix + time.strftime(".%Y%m%d-%H%M%S")
+    target, count = stem, 1
+    while is_taken(target):
+        count += 1
+        target = "%s-%d" % (stem, count)
+    return target
 
 
 def sync_folder(folder: str) -> None:

@@ -8,7 +8,6 @@ knows the names alone: it runs in a process of its own, without torch.
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import os
@@ -17,9 +16,9 @@ import time
 import uuid
 from typing import Any, Callable, Dict, Mapping, TypeVar
 
-from runtime.errors import UserError, one_line, reason, shown
+from runtime.errors import RunError, UserError, one_line, reason, shown
 from storage import remote
-from utils import digest_of, parse_json, replacing, sync_file, sync_folder, to_json
+from utils import digest_of, name_by_time, parse_json, replacing, sync_file, sync_folder, to_json
 
 Manifest = Dict[str, Any]
 _Result = TypeVar("_Result")
@@ -29,10 +28,9 @@ NAMES = ("config.yaml", "best.pth", "checkpoint.pth")  # restored in this order:
 _OBJECT = re.compile(r"(%s)\.[0-9a-f]{16}" % "|".join(map(re.escape, NAMES)))
 _ASIDE = re.compile(re.escape(MANIFEST) + r"\.\d{8}-\d{6}(-\d+)?")
 _NOT_WRITTEN = ("http", "https")
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-class MirrorError(Exception):
+class MirrorError(RunError):
     """Something that no waiting mends; the message is for the user."""
 
 
@@ -45,7 +43,7 @@ class Mirror:
 
     def __init__(self, url: str, patience_s: float, is_moot: Callable[[], bool] = lambda: False) -> None:
         self.url, self.patience_s, self.is_moot = url.rstrip("/"), patience_s, is_moot
-        self.name = "--mirror %s" % shown(re.sub("//[^/@]*@", "//...@", url))  # without a password
+        self.name = "--mirror %s" % shown(remote.without_password(url))
         self.writer = uuid.uuid4().hex
         self.seen: Manifest | None = None
         self._digests: dict[tuple[int, ...], str] = {}
@@ -118,11 +116,7 @@ class Mirror:
 
     def set_aside(self) -> str:
         """Give the manifest a name with the time, so that another run may begin here; return that name."""
-        stem = MANIFEST + time.strftime(".%Y%m%d-%H%M%S")
-        target, count = stem, 1
-        while target in self._names():
-            count += 1
-            target = "%s-%d" % (stem, count)
+        target = name_by_time(MANIFEST, is_taken=self._names().__contains__)
         self._write(target, self.seen)
         with contextlib.suppress(FileNotFoundError):  # of a try whose answer was lost
             self._act(lambda system, path: system.rm_file(path), MANIFEST)
@@ -131,16 +125,12 @@ class Mirror:
 
     def _download(self, entry: Mapping[str, Any], path: str) -> None:
         with replacing(path) as temporary:
-
-            def get(system: Any, url: str) -> None:
-                try:
-                    system.get_file(url, temporary)
-                except OSError as error:
-                    if error.errno in _DISK_ERRORS:
-                        raise MirrorError("%s cannot be written: %s" % (shown(path), reason(error))) from None
-                    raise
-
-            self._act(get, entry["object"])
+            try:
+                self._act(lambda system, url: system.get_file(url, temporary), entry["object"])
+            except OSError as error:
+                if error.errno in remote.DISK_ERRORS:
+                    raise MirrorError("%s cannot be written: %s" % (shown(path), reason(error))) from None
+                raise
             with open(temporary, "rb") as file:
                 is_whole = digest_of(file).hexdigest() == entry["sha256"]
             if not is_whole:
@@ -189,25 +179,22 @@ class Mirror:
         return remote.list_folder(self.url, self.patience_s)[1]
 
     def _act(self, act: Callable[[Any, str], _Result], name: str) -> _Result:
-        """Return act(file system, URL of `name`); it is tried again while the network is lost."""
+        """Return act(file system, URL of `name`); it is tried again while the network is lost.
+
+        What is moot is given up only then: where uploads take longer than the time between checkpoints, each would be
+        given up for the next, and none would end.
+        """
         url = "%s/%s" % (self.url, name)
-        final: list[MirrorError] = []
+        is_first = True
 
         def attempt() -> _Result:
-            try:
-                if self.is_moot():
-                    raise Superseded("a newer checkpoint is uploaded instead")
-                return act(remote.filesystem(url), url)
-            except MirrorError as error:
-                final.append(error)
-                raise
+            nonlocal is_first
+            if not is_first and self.is_moot():
+                raise Superseded("a newer checkpoint is uploaded instead")
+            is_first = False
+            return act(remote.filesystem(url), url)
 
-        try:
-            return remote.persist(attempt, self.name, self.patience_s)
-        except OSError:
-            if final:
-                raise final[-1] from None
-            raise
+        return remote.persist(attempt, self.name, self.patience_s)
 
 
 def _put(path: str, system: Any, url: str) -> None:

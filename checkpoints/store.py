@@ -13,14 +13,13 @@ import itertools
 import logging
 import os
 import shutil
-import time
 from typing import Any, BinaryIO, Iterator, Sequence
 
 import torch
 
 from checkpoints import download
 from runtime.errors import UserError, reason, shown
-from utils import replacing, sync_file, sync_folder
+from utils import name_by_time, replacing, sync_file, sync_folder
 
 FORMAT = 1
 LATEST, PREVIOUS, BEST = "checkpoint.pth", "checkpoint.previous.pth", "best.pth"
@@ -148,16 +147,6 @@ def checkpoints_in(folder: str) -> list[str]:
     """Return the paths of the checkpoints in `folder`, the newest first."""
     paths = [os.path.join(folder, name) for name in FOR_TRAINING]
     return [path for path in paths if os.path.exists(path)]
-
-
-def name_by_time(path: str, suffix: str = "") -> str:
-    """Return `path` with `suffix` and the time appended: the name of nothing that is there."""
-    stem = path.rstrip(os.sep) + suffix + time.strftime(".%Y%m%d-%H%M%S")
-    target, count = stem, 1
-    while os.path.lexists(target):
-        count += 1
-        target = "%s-%d" % (stem, count)
-    return target
 
 
 def rename_by_time(path: str, suffix: str = "") -> str:

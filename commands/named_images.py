@@ -11,6 +11,7 @@ from pipeline.decoding import Decoding
 from pipeline.image_index import sure_stamps
 from pipeline.parquet_listing import list_rows
 from pipeline.passed_over import PassedOver, list_images_below
+from pipeline.patterns import expand
 from pipeline.readers.named import NamedImages
 from runtime.errors import UserError, shown
 from storage.files import exists, is_folder, join
@@ -27,7 +28,7 @@ def add_source(images: NamedImages, word: str, image_root: str, decoding: Decodi
         check_url(word, shown(word))
     if is_folder(word):
         return add_path(images, word, decoding)
-    paths = [] if exists(word) else sources.expand(word)
+    paths = [] if exists(word) else expand(word)
     if any(path.lower().endswith(sources.PARQUET) for path in paths or [word]):
         return _add_parquet(images, word, paths or [word])
     if paths and all(path.lower().endswith(sources.ARCHIVES) for path in paths):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import itertools
 import os
 import re
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pipeline.layout import check_classes, find_below, list_top
 from pipeline.lists import ENDINGS as LISTS
+from pipeline.patterns import expand
 from runtime.errors import UserError, reason, shown
 from storage.files import DEFAULT, Storage, absolute, cache_in, exists, is_folder
 from storage.remote import check_url, is_url
@@ -28,7 +27,6 @@ _FORMS = "a folder with class folders, a list (%s), archives (%s), or Parquet fi
 )
 _PACKED_ENDING = r"\.(tgz|tar\.\w+)$"
 _PACKED = r"(%s).*" + _PACKED_ENDING
-_MOST_ARCHIVES = 10**6
 _NAMED = 5
 
 
@@ -186,48 +184,6 @@ def _check_part_folder(name: str, folder: str) -> None:
 
 def _and_more(count: int) -> str:
     return " (like %d more)" % count if count else ""
-
-
-def expand(pattern: str) -> list[str]:
-    """Return the paths of a pattern: {a,b} and {000..123} are expanded as by a shell, *, ? and [...] match names."""
-    paths = []
-    for text in _expand_braces(pattern):
-        folder, name = os.path.split(text)
-        if any(sign in name for sign in "*?["):
-            names = _names_in(folder)
-            paths += sorted(os.path.join(folder, found) for found in fnmatch.filter(names, name))
-        elif text != pattern:
-            paths.append(text)
-    return paths
-
-
-def _names_in(folder: str) -> list[str]:
-    try:
-        folders, files = list_top(folder or ".")
-    except UserError:
-        return []
-    return folders + files
-
-
-def _expand_braces(pattern: str) -> list[str]:
-    pieces = re.split(r"(\{[^{}]*\})", pattern)
-    choices: list[list[str]] = []
-    for piece in pieces:
-        interval = re.fullmatch(r"\{(\d{1,9})\.\.(\d{1,9})\}", piece)
-        if interval:
-            first, last = interval.groups()
-            numbers = range(int(first), min(int(last), int(first) + _MOST_ARCHIVES) + 1)
-            choices.append(["%0*d" % (len(first) if first[0] == "0" else 0, number) for number in numbers])
-        elif piece.startswith("{") and "," in piece:
-            choices.append(piece[1:-1].split(","))
-        else:
-            choices.append([piece])
-    count = 1
-    for choice in choices:
-        count *= len(choice)
-    if count > _MOST_ARCHIVES:
-        raise UserError("%s: over %d names" % (shown(pattern), _MOST_ARCHIVES))
-    return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
 def _form_of(path: str) -> str:

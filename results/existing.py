@@ -12,7 +12,7 @@ from results import file_names as names
 from results.trackers import NAMES as TRACKERS
 from results.trackers import STATE
 from runtime.errors import UserError, shown
-from utils import is_leftover, parse_json
+from utils import is_leftover, name_by_time, parse_json
 
 if TYPE_CHECKING:
     from options.parsing import Options
@@ -135,7 +135,7 @@ def set_aside(folder: str) -> str:
     own = [name for name in entries if _is_own(folder, name)]
     if len(own) == len(entries):
         return store.rename_by_time(folder)
-    target = store.name_by_time(folder)
+    target = name_by_time(folder)
     os.mkdir(target)
     try:
         for name in sorted(own, key=lambda name: name == names.CONFIG):  # the last one: until then it tells of a run

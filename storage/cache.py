@@ -63,7 +63,7 @@ class PieceCache:
                     change(size - freed)
                     return True
                 change(-freed)
-        except OSError:  # a read goes on without a cache
+        except OSError:  # reads bypass the cache then
             pass
         self._full_until = time.monotonic() + _PAUSE_S
         return False

@@ -39,8 +39,9 @@ _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastModifi
 _LOST = re.compile(
     r"Timeout|Connect|Disconnected|Payload|IncompleteRead|ResponseStreaming|HTTPClientError|ClientOSError"
 )
-_OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
-_LASTING_ERRNOS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTSUP, *_OF_THIS_MACHINE)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of this machine
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+_LASTING_ERRNOS = (errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTSUP, *DISK_ERRORS, *_TOO_MANY_FILES)
 _LASTING = (
     FileNotFoundError,
     PermissionError,
@@ -63,6 +64,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def without_password(text: str) -> str:
+    """Return a text with URLs without the user and password in them."""
+    return re.sub("//[^/@]*@", "//...@", text)
+
+
 def check_url(url: str, name: str) -> None:
     """Raise UserError, which begins with `name`, for a URL that cannot be read here, or that has a password in it."""
     parts = urlsplit(url)
@@ -71,7 +77,7 @@ def check_url(url: str, name: str) -> None:
         raise UserError("%s: no such kind of URL is known, but %s" % (name, known))
     if parts.password or (parts.username and parts.scheme in ("http", "https")):
         text = "%s: leave the password out: logs would show it; set the service's own variables"
-        raise UserError(text % re.sub("//[^/@]*@", "//...@", name))
+        raise UserError(text % without_password(name))
     try:
         filesystem(url)
     except ImportError as error:
@@ -101,7 +107,8 @@ def filesystem(url: str) -> Any:
 def persist(act: Callable[[], _Result], name: str, patience_s: float = _PATIENCE_S) -> _Result:
     """Return `act()`, which is tried again with growing delays while the network is lost; NetworkLost at last.
 
-    OSError for what no waiting mends: a file that is not there, or that one may not read.
+    OSError for what no waiting mends: a file that is not there, or that one may not read. A RunError of `act` is raised
+    as it is.
     """
     began, delay = time.monotonic(), _FIRST_DELAY_S
     jitter = random.Random()  # not the process's own numbers, on which images depend
@@ -109,6 +116,8 @@ def persist(act: Callable[[], _Result], name: str, patience_s: float = _PATIENCE
     while True:
         try:
             return act()
+        except RunError:
+            raise
         except Exception as error:
             if not is_transient(error):
                 raise _as_os_error(error) from None
@@ -191,33 +200,21 @@ def read_ranges(ranges: Sequence[Range], patience_s: float = _PATIENCE_S) -> lis
 def _fetch(ranges: Sequence[Range], numbers: Sequence[int], found: dict[int, bytes | OSError]) -> None:
     """Put those ranges that are not there into `found`; raise what may be better the next time."""
     left = [number for number in numbers if number not in found]
-    urls, starts, ends = zip(*(ranges[number] for number in left))
-    system = filesystem(urls[0])
-    if len(left) == 1:
-        results: list[Any] = [_caught(lambda: system.cat_file(urls[0], start=starts[0], end=ends[0]))]
-    else:
-        results = system.cat_ranges(list(urls), list(starts), list(ends), on_error="return")
+    urls, starts, ends = (list(values) for values in zip(*(ranges[number] for number in left)))
     lost = None
-    for number, result in zip(left, results):
-        size = None if ranges[number][2] is None else (ranges[number][2] or 0) - ranges[number][1]
+    for number, result in zip(left, filesystem(urls[0]).cat_ranges(urls, starts, ends, on_error="return")):
+        _, start, end = ranges[number]
         if isinstance(result, Exception):
             if is_transient(result):
                 lost = result
             else:
                 found[number] = _as_os_error(result)
-        elif size is not None and len(result) != size:
-            found[number] = OSError(_WRONG_SIZE % (len(result), size))
+        elif end is not None and len(result) != end - start:
+            found[number] = OSError(_WRONG_SIZE % (len(result), end - start))
         else:
             found[number] = bytes(result)
     if lost is not None:
         raise lost
-
-
-def _caught(act: Callable[[], bytes]) -> bytes | Exception:
-    try:
-        return act()
-    except Exception as error:
-        return error
 
 
 def list_folder(url: str, patience_s: float = _PATIENCE_S) -> tuple[list[str], list[str]]:

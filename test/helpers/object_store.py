@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 
 import pytest
@@ -19,7 +20,7 @@ class ObjectStore:
     def __init__(self):
         self.port, self.server = 0, None
         self.held, self.waiting, self.released = (), [], threading.Event()
-        self.refused = ""
+        self.answered_first, self.refused, self.lock = 0, "", threading.Lock()
         self.start()
         self.environ = dict(KEYS, AWS_ENDPOINT_URL="http://127.0.0.1:%d" % self.port)
 
@@ -40,9 +41,13 @@ class ObjectStore:
             self.server.stop()
             self.server = None
 
-    def hold(self, method, text):
-        """Answer no request of this method and with this text in its path, until `release`; `waiting` has them."""
-        self.held, self.waiting, self.released = (method, text), [], threading.Event()
+    def hold(self, method, pattern, after=0):
+        """Answer only `after` requests of this method and with this pattern in their path, until `release`.
+
+        `waiting` has the others.
+        """
+        self.released, self.waiting, self.held = threading.Event(), [], (method, pattern)
+        self.answered_first = after
 
     def release(self):
         """Answer what was held."""
@@ -56,7 +61,7 @@ class ObjectStore:
     def _holding(self, app):
         def answer(environ, start_response):
             method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-            if self.held and method == self.held[0] and self.held[1] in path:
+            if self._is_held(method, path):
                 self.waiting.append(path)
                 self.released.wait(60)
             if method == self.refused:
@@ -65,6 +70,13 @@ class ObjectStore:
             return app(environ, start_response)
 
         return answer
+
+    def _is_held(self, method, path):
+        with self.lock:
+            if not self.held or method != self.held[0] or not re.search(self.held[1], path):
+                return False
+            self.answered_first -= 1
+            return self.answered_first < 0
 
     def url(self, path=""):
         """Return the s3:// URL of a path in the bucket."""

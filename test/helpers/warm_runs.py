@@ -121,3 +121,18 @@ def run_main(words, nproc=1, environ=None):
     process = start_main(words, nproc, environ)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def references(data, tmp_path_factory):
+    """Return a function of a key of RANKS: the output folder of an undisturbed run on `data`, which is made once."""
+    made = {}
+
+    def run(ranks):
+        if ranks not in made:
+            made[ranks] = str(tmp_path_factory.mktemp("reference") / "out")
+            nproc, more = RANKS[ranks]
+            status, _, err = run_main(saving_words_for(data, made[ranks], *more), nproc)
+            assert status == 0, err
+        return made[ranks]
+
+    return run

@@ -7,7 +7,7 @@ from containers import CONTAINERS
 from image_folders import write_images
 from processes import kill_after
 from small_runs import assert_same_weights
-from warm_runs import OPTIONS, RANKS, run_main, saving_words_for, start_main
+from warm_runs import OPTIONS, RANKS, references, run_main, saving_words_for, start_main
 
 from checkpoints import store
 
@@ -26,17 +26,7 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(places, tmp_path_factory):
     """reference(ranks) -> the output folder of an undisturbed run on the folders of images."""
-    made = {}
-
-    def run(ranks):
-        if ranks not in made:
-            made[ranks] = str(tmp_path_factory.mktemp("reference") / "out")
-            nproc, more = RANKS[ranks]
-            status, _, err = run_main(saving_words_for(places["folder"], made[ranks], *more), nproc)
-            assert status == 0, err
-        return made[ranks]
-
-    return run
+    return references(places["folder"], tmp_path_factory)
 
 
 @pytest.mark.parametrize(

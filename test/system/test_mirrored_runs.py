@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -53,8 +52,16 @@ def place_of(object_store):
     return manifest["epoch"], manifest["step"]
 
 
-def wait_for_upload(object_store, before, run):
-    wait_for(lambda: place_of(object_store) > before or run.poll() is not None)
+def start_until_held(object_store, words, part=r"checkpoint\.pth\."):
+    """Start a run and wait until its second upload of this part is on its way, which `release` lets through."""
+    object_store.hold("PUT", part, after=1)
+    run = start_main(words)
+    wait_until_held(object_store, run)
+    return run
+
+
+def wait_until_held(object_store, run):
+    wait_for(lambda: object_store.waiting or run.poll() is not None)
     assert run.poll() is None, run.communicate()
 
 
@@ -74,11 +81,8 @@ def test_a_run_that_is_killed_resumes_on_an_empty_disk(tmp_path, object_store, u
     data, reference = undisturbed
     words, out, places = words_for(data, tmp_path / "out", object_store), tmp_path / "out", []
     for _ in range(2):
-        before = place_of(object_store)
-        run = start_main(words)
-        wait_for_upload(object_store, before, run)
-        wait_for(lambda: random.random() < 0.05)
-        kill(run)
+        kill(start_until_held(object_store, words))
+        object_store.release()
         places.append(place_of(object_store))
         manifest_of(object_store)
         shutil.rmtree(str(out))
@@ -89,14 +93,11 @@ def test_a_run_that_is_killed_resumes_on_an_empty_disk(tmp_path, object_store, u
     assert not [name for name in os.listdir(str(out)) if name.startswith(".spach")]
 
 
-@pytest.mark.parametrize("part", ["checkpoint.pth.", "mirror.json"])
+@pytest.mark.parametrize("part", [r"checkpoint\.pth\.", r"mirror\.json$"])
 def test_a_run_that_is_killed_during_an_upload_leaves_a_whole_set(tmp_path, object_store, undisturbed, part):
     data, reference = undisturbed
     words, out = words_for(data, tmp_path / "out", object_store), tmp_path / "out"
-    run = start_main(words)
-    wait_for(lambda: place_of(object_store) > (-2, 0))
-    object_store.hold("PUT", part)
-    wait_for(lambda: object_store.waiting)
+    run = start_until_held(object_store, words, part)
     place = place_of(object_store)
     kill(run)
     assert place_of(object_store) == place
@@ -112,9 +113,9 @@ def test_a_server_that_is_away_for_a_while_holds_nothing_up(tmp_path, object_sto
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     data, reference = undisturbed
     out = tmp_path / "out"
-    run = start_main(words_for(data, out, object_store, "--print-freq=1"))
-    wait_for(lambda: place_of(object_store) > (-2, 0))
+    run = start_until_held(object_store, words_for(data, out, object_store, "--print-freq=1"))
     object_store.stop()
+    object_store.release()
     place = place_of(object_store)
     wait_for(lambda: "waiting for the last upload" in run.read() and "it is tried again" in run.read())
     assert run.poll() is None and place_of(object_store) == place < (1, 0)
@@ -129,9 +130,9 @@ def test_a_server_that_stays_away_is_told_at_the_end(tmp_path, object_store, und
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     data, reference = undisturbed
     words, out = words_for(data, tmp_path / "out", object_store), tmp_path / "out"
-    run = start_main([*words, "--dist-timeout=3"])
-    wait_for(lambda: place_of(object_store) > (-2, 0))
+    run = start_until_held(object_store, [*words, "--dist-timeout=3"])
     object_store.stop()
+    object_store.release()
     text, err = run.communicate(timeout=60)
     assert run.returncode == 1 and len(err.splitlines()) == 1, err
     assert "failed: --mirror %s is not up to date: " % object_store.url("a/run") in err and "--output-dir" in err
@@ -148,7 +149,7 @@ def test_a_signal_waits_for_the_last_upload(tmp_path, object_store, images):
     out = tmp_path / "out"
     run = start_main(words_for(images, out, object_store, "--epochs=99", "--print-freq=1"), 2)
     wait_for(lambda: place_of(object_store) > (-2, 0))
-    object_store.hold("PUT", "checkpoint.pth.")
+    object_store.hold("PUT", r"checkpoint\.pth\.")
     os.killpg(run.pid, signal.SIGTERM)
     wait_for(lambda: "waiting for the last upload" in run.read() or run.poll() is not None)
     with pytest.raises(AssertionError, match="in vain"):  # longer than a launcher waits for processes that are left
@@ -181,10 +182,12 @@ def test_machines_without_a_common_folder_restore_one_checkpoint(tmp_path, objec
     for lost in ([], [first]):
         for folder in lost:
             shutil.rmtree(str(folder))
-        before, runs = place_of(object_store), start()
-        wait_for_upload(object_store, before, runs[0])
+        object_store.hold("PUT", r"checkpoint\.pth\.", after=1)
+        runs = start()
+        wait_until_held(object_store, runs[0])
         for run in runs:
             kill(run)
+        object_store.release()
     assert os.path.isfile(str(second / store.LATEST)) and not os.path.exists(str(second / "log.txt"))
     for run in start():
         _, err = run.communicate(timeout=60)

@@ -10,7 +10,7 @@ from object_store import reason_to_skip
 from parquet_data import write_parquet_folder
 from processes import kill_after, wait_for
 from small_runs import assert_same_weights
-from warm_runs import RANKS, run_main, saving_words_for, start_main
+from warm_runs import RANKS, references, run_main, saving_words_for, start_main
 
 from checkpoints import store
 from storage.cache import FOLDER
@@ -40,17 +40,7 @@ def s3(data, tmp_path_factory, object_store_server):
 @pytest.fixture(scope="module")
 def reference(data, tmp_path_factory):
     """reference(ranks) -> the output folder of an undisturbed run on the folders of this machine."""
-    made = {}
-
-    def run(ranks):
-        if ranks not in made:
-            made[ranks] = str(tmp_path_factory.mktemp("reference") / "out")
-            nproc, more = RANKS[ranks]
-            status, _, err = run_main(saving_words_for(data, made[ranks], *more), nproc)
-            assert status == 0, err
-        return made[ranks]
-
-    return run
+    return references(data, tmp_path_factory)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ URL = "memory://bucket/run"
 
 @pytest.fixture
 def memory(monkeypatch):
-    """The contents of the file system in memory, by path; `memory.puts_left` writes succeed."""
+    """The file system in memory, empty."""
     try:
         import fsspec
     except ImportError:
@@ -215,11 +215,21 @@ def test_a_manifest_that_is_no_json_is_refused(memory, data):
         Mirror(URL, 0).open()
 
 
-def test_an_upload_is_given_up_for_a_newer_one(memory, tmp_path):
-    mirror = Mirror(URL, 60, lambda: True)
+def test_an_upload_that_waits_for_the_network_is_given_up_for_a_newer_one(memory, tmp_path, monkeypatch):
+    def put_file(system, source, target):
+        raise ConnectionError
+
+    monkeypatch.setattr(remote, "_FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(type(memory), "put_file", put_file)
     with pytest.raises(Superseded):
-        mirror.upload("a run", 1, 0, write_set(tmp_path, "weights"))
+        Mirror(URL, 60, lambda: True).upload("a run", 1, 0, write_set(tmp_path, "weights"))
     assert not memory.store
+
+
+def test_an_upload_that_goes_on_is_finished_before_a_newer_one(memory, tmp_path):
+    """Otherwise slow uploads of a run that saves often would all be given up."""
+    Mirror(URL, 60, lambda: True).upload("a run", 1, 0, write_set(tmp_path, "weights"))
+    assert MANIFEST in names(memory)
 
 
 def test_of_the_uploads_that_wait_the_newest_is_kept():

@@ -13,20 +13,13 @@ import pytest
 from containers import CONTAINERS, add, content_of, write_shards, write_tar, write_zip
 from image_folders import write_images
 from PIL import Image
-from predictions import make_image, predicted, save, small
+from predictions import make_image, predicted
 
 import predict
-from checkpoints import weights as checkpoint_weights
 from commands import named_images
 from pipeline.decoding import AS_PUBLISHED, Decoding
 from pipeline.readers.named import NamedImages
 from runtime.errors import UserError
-
-
-@pytest.fixture
-def weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint_weights, "create_model", small)
-    return save(tmp_path / "weights.pth")
 
 
 @pytest.fixture(scope="module")

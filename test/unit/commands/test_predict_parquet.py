@@ -7,10 +7,9 @@ from containers import content_of, images_of, write_tar
 from image_folders import write_images
 from parquet_data import images_column, need_pyarrow, write_parquet
 from PIL import Image
-from predictions import predicted, save, small
+from predictions import predicted
 
 import predict
-from checkpoints import weights as checkpoint_weights
 from commands import named_images
 from pipeline import parquet_listing
 from pipeline.decoding import AS_PUBLISHED
@@ -20,12 +19,6 @@ from runtime.errors import UserError
 
 need_pyarrow()
 WORKERS = ([], ["--batch-size=3", "--num-workers=0"], ["--batch-size=3", "--num-workers=2"], ["--batch-size=100"])
-
-
-@pytest.fixture
-def weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint_weights, "create_model", small)
-    return save(tmp_path / "weights.pth")
 
 
 @pytest.fixture(scope="module")
