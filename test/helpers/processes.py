@@ -56,7 +56,7 @@ def is_running(pid):
         return False
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     """Wait until `condition()` holds."""
     deadline = time.time() + seconds
     while not condition():

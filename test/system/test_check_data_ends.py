@@ -38,7 +38,7 @@ def test_it_ends(large_set, way):
         os.killpg(process.pid, signal.SIGINT)
     else:
         os.kill(children_of(process.pid)[-1], signal.SIGKILL)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     lines = err.decode().splitlines()
     assert out == b"" and len(lines) == 1, (out, err)
     if way == "interrupted":

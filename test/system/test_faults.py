@@ -165,13 +165,13 @@ def kill(run, victim, dice):
         time.sleep(dice.uniform(0, 1))
     if victim == "rank" and ranks:
         kill_process(dice.choice(ranks))
-        assert run.communicate(timeout=60) and run.returncode in (137, 0)
+        assert run.communicate(timeout=300) and run.returncode in (137, 0)
         return
     try:
         os.killpg(run.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    run.communicate(timeout=60)
+    run.communicate(timeout=300)
 
 
 def kill_process(pid):

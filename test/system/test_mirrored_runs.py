@@ -120,7 +120,7 @@ def test_a_server_that_is_away_for_a_while_holds_nothing_up(tmp_path, object_sto
     wait_for(lambda: "waiting for the last upload" in run.read() and "it is tried again" in run.read())
     assert run.poll() is None and place_of(object_store) == place < (1, 0)
     object_store.start()
-    text, err = run.communicate(timeout=60)
+    text, err = run.communicate(timeout=300)
     assert run.returncode == 0 and has(out, object_store), err
     assert text.count("it is tried again") == 1 and "Could not connect" in text, text
     assert_same_result(out, reference)
@@ -133,7 +133,7 @@ def test_a_server_that_stays_away_is_told_at_the_end(tmp_path, object_store, und
     run = start_until_held(object_store, [*words, "--dist-timeout=3"])
     object_store.stop()
     object_store.release()
-    text, err = run.communicate(timeout=60)
+    text, err = run.communicate(timeout=300)
     assert run.returncode == 1 and len(err.splitlines()) == 1, err
     assert "failed: --mirror %s is not up to date: " % object_store.url("a/run") in err and "--output-dir" in err
     assert "Weights: " in text
@@ -155,7 +155,7 @@ def test_a_signal_waits_for_the_last_upload(tmp_path, object_store, images):
     with pytest.raises(AssertionError, match="in vain"):  # longer than a launcher waits for processes that are left
         wait_for(lambda: run.poll() is not None, 5)
     object_store.release()
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=300)
     assert run.returncode == 143 and "run the same command again to resume" in err, err
     assert has(out, object_store)
 
@@ -190,7 +190,7 @@ def test_machines_without_a_common_folder_restore_one_checkpoint(tmp_path, objec
         object_store.release()
     assert os.path.isfile(str(second / store.LATEST)) and not os.path.exists(str(second / "log.txt"))
     for run in start():
-        _, err = run.communicate(timeout=60)
+        _, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
     assert run_main(["--data-path=" + data, "--output-dir=" + str(whole), "--epochs=2", *OPTIONS], 2)[0] == 0
     assert_same_result(first, whole)

@@ -80,7 +80,7 @@ def test_a_server_that_is_away_for_a_while_only_delays_a_run(s3, reference, tmp_
     s3.stop()
     wait_for(lambda: "it is tried again, for up to 1800 s" in run.read() or run.poll() is not None)
     s3.start()
-    _, err = run.communicate(timeout=120)
+    _, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
     assert_same_weights(out, reference("1"))
 
@@ -92,7 +92,7 @@ def test_a_server_that_stays_away_ends_a_run_with_one_line_and_nothing_is_lost(s
     wait_for(lambda: os.path.exists(os.path.join(out, store.LATEST)) or run.poll() is not None)
     s3.stop()
     try:
-        _, err = run.communicate(timeout=120)
+        _, err = run.communicate(timeout=300)
     finally:
         s3.start()
     assert run.returncode == 1 and "--dist-timeout" in err and len(err.splitlines()) == 1, err

@@ -151,7 +151,7 @@ def test_what_the_first_rank_makes_comes_to_all(tmp_path, size):
     words = [str(tmp_path / "rendezvous"), str(size)]
     environ = clean_environment(OMP_NUM_THREADS="1", PYTHONPATH=ROOT)
     ranks = [subprocess.Popen(command + [rank] + words, env=environ, stdout=subprocess.PIPE) for rank in "01"]
-    printed = [rank.communicate(timeout=120)[0].decode().strip() for rank in ranks]
+    printed = [rank.communicate(timeout=300)[0].decode().strip() for rank in ranks]
     rest = "%d uint8 %d 'no folder \\udc80 here'" % (size, sum(range(size)))
     assert printed == ["[0] " + rest, "[] " + rest]
 

@@ -18,7 +18,7 @@ QUIET += ["--disable-background-networking", "--disable-component-update", "--ho
 def shown(path, profile):
     """Return the Page that the browser makes of a file."""
     words = QUIET + ["--user-data-dir=" + str(profile), "--dump-dom", "file://" + str(path)]
-    done = subprocess.run([BROWSER] + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=120)
+    done = subprocess.run([BROWSER] + words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300)
     assert done.returncode == 0
     return Page(done.stdout.decode("utf-8"))
 

@@ -30,7 +30,7 @@ def test_a_run_that_waited_resumes_what_the_first_one_has_written(tmp_path, imag
         for name in os.listdir(str(first)):
             if name != ".lock":
                 shutil.copy(str(first / name), str(out / name))
-    text, err = run.communicate(timeout=120)
+    text, err = run.communicate(timeout=300)
     assert run.returncode == 2 and "was written by a run of 1 process(es)" in err and "random weights" not in text
     status, text, err = run_main(words_for(images, out, "--seed=5"))
     assert status == 0 and "nothing is left to train" in text and "its options differ: --seed 0, not 5" in text, err

@@ -84,7 +84,7 @@ class Job:
 
     def end(self):
         """Return (exit status, whether it is to be queued again, stdout, stderr)."""
-        out, err = self.process.communicate(timeout=120)
+        out, err = self.process.communicate(timeout=300)
         wanted = ""
         if os.path.exists(self.requeued):
             with open(self.requeued) as file:

@@ -134,7 +134,7 @@ def test_a_signal_to_a_wrapper_saves_before_it_ends(project, images, name, statu
     process = start_wrapper(project, "train_full_8p.sh", words)
     wait_for(lambda: os.path.exists(os.path.join(output_of(project), "checkpoint.pth")))
     process.send_signal(getattr(signal, name))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == status, err
     assert (
         "stopped by %s; run the same command again to resume" % name in err

@@ -127,7 +127,7 @@ def test_ctrl_c(real_weights):
     )
     assert b"smlpnet_tiny, 10 classes" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=300) == 130
     assert process.stderr.read() == b"predict.py: interrupted\n"
     for stream in (process.stdin, process.stdout, process.stderr):
         stream.close()

@@ -47,7 +47,7 @@ def candidates(scripts, line, cwd=ROOT):
         words.pop()
     function = "_main_py_itself" if words[0] == "main.py" else "_main_py_below"
     command = ["bash", "--norc", "-c", BASH, "bash", scripts["bash"], function] + words
-    done = subprocess.run(command, cwd=str(cwd), capture_output=True, timeout=30)
+    done = subprocess.run(command, cwd=str(cwd), capture_output=True, timeout=300)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.decode().split("\n")[:-1]
 
@@ -117,7 +117,7 @@ print -r -- "$shown"
 )
 def test_zsh(scripts, line, found, lacks):
     command = ["zsh", "-f", "-c", ZSH, "zsh", scripts["zsh"], line]
-    shown = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=60).stdout.decode(errors="replace")
+    shown = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=300).stdout.decode(errors="replace")
     for word in found:
         assert word in shown.replace(line, ""), shown
     for word in lacks:

@@ -96,7 +96,7 @@ loader = Loader(range(8), ShardBatches(EvalShard(8), 2), list, 2, hands_over=Fal
 items = loader.items()
 next(items)
 """
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=300)
 
 
 def test_fewer_processes_start_where_few_files_may_be_open(caplog):

@@ -143,7 +143,7 @@ def test_another_rank_maps_the_file_or_gets_the_block_where_it_does_not_see_it(
     words = [str(tmp_path / "rendezvous"), tree, cache, blind]
     command = [sys.executable, "-c", RANK]
     ranks = [subprocess.Popen(command + [rank] + words, env=environ, stdout=subprocess.PIPE) for rank in "01"]
-    printed = [rank.communicate(timeout=120)[0].decode().split() for rank in ranks]
+    printed = [rank.communicate(timeout=300)[0].decode().split() for rank in ranks]
     assert " ".join(row[0] for row in printed) == kinds
     assert [row[1:3] for row in printed] == [[str(len(block)), str(int(block.sum()))]] * 2
     assert printed[0][3:] == [str(times), str(times == 2)] and printed[1][3] == "0"
