@@ -179,22 +179,20 @@ class Mirror:
         return remote.list_folder(self.url, self.patience_s)[1]
 
     def _act(self, act: Callable[[Any, str], _Result], name: str) -> _Result:
-        """Return act(file system, URL of `name`); it is tried again while the network is lost.
+        """Return act(file system, URL of `name`); it is tried again while the network is lost."""
+        url = "%s/%s" % (self.url, name)
+        return remote.persist(
+            lambda: act(remote.filesystem(url), url), self.name, self.patience_s, before_retry=self._give_up_if_moot
+        )
 
-        What is moot is given up only then: where uploads take longer than the time between checkpoints, each would be
+    def _give_up_if_moot(self) -> None:
+        """Raise Superseded if a newer set waits.
+
+        Only a lost network is a reason to: where uploads take longer than the time between checkpoints, each would be
         given up for the next, and none would end.
         """
-        url = "%s/%s" % (self.url, name)
-        is_first = True
-
-        def attempt() -> _Result:
-            nonlocal is_first
-            if not is_first and self.is_moot():
-                raise Superseded("a newer checkpoint is uploaded instead")
-            is_first = False
-            return act(remote.filesystem(url), url)
-
-        return remote.persist(attempt, self.name, self.patience_s)
+        if self.is_moot():
+            raise Superseded("a newer checkpoint is uploaded instead")
 
 
 def _put(path: str, system: Any, url: str) -> None:

@@ -104,11 +104,16 @@ def filesystem(url: str) -> Any:
     return fsspec.filesystem(scheme, use_listings_cache=False, **more)
 
 
-def persist(act: Callable[[], _Result], name: str, patience_s: float = _PATIENCE_S) -> _Result:
+def persist(
+    act: Callable[[], _Result],
+    name: str,
+    patience_s: float = _PATIENCE_S,
+    before_retry: Callable[[], None] = lambda: None,
+) -> _Result:
     """Return `act()`, which is tried again with growing delays while the network is lost; NetworkLost at last.
 
-    OSError for what no waiting mends: a file that is not there, or that one may not read. A RunError of `act` is raised
-    as it is.
+    OSError for what no waiting mends: a file that is not there, or that one may not read. What `before_retry` raises
+    ends the waiting.
     """
     began, delay = time.monotonic(), _FIRST_DELAY_S
     jitter = random.Random()  # not the process's own numbers, on which images depend
@@ -116,8 +121,6 @@ def persist(act: Callable[[], _Result], name: str, patience_s: float = _PATIENCE
     while True:
         try:
             return act()
-        except RunError:
-            raise
         except Exception as error:
             if not is_transient(error):
                 raise _as_os_error(error) from None
@@ -129,6 +132,7 @@ def persist(act: Callable[[], _Result], name: str, patience_s: float = _PATIENCE
             is_first = False
         time.sleep(delay * jitter.uniform(0.5, 1))
         delay = min(2 * delay, _LONGEST_DELAY_S)
+        before_retry()
 
 
 def is_transient(error: BaseException) -> bool:

@@ -46,8 +46,8 @@ class ObjectStore:
 
         `waiting` has the others.
         """
-        self.released, self.waiting, self.held = threading.Event(), [], (method, pattern)
-        self.answered_first = after
+        self.released, self.waiting, self.answered_first = threading.Event(), [], after
+        self.held = (method, pattern)  # last: requests look at it first
 
     def release(self):
         """Answer what was held."""
