@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import warm_runs
+from fault_runs import data, nothing_is_left, whole
 from image_folders import write_images
 from machines import ADDRESSES, CABLE, FIRST, NAMES, SECOND, ip
 from object_store import object_store, object_store_server
@@ -13,7 +14,7 @@ from small_models import create_small_model
 
 from training import build
 
-__all__ = ["object_store", "object_store_server"]
+__all__ = ["data", "nothing_is_left", "object_store", "object_store_server", "whole"]
 
 # What a copy of the project needs beside the files *.py.
 FOLDERS = ("checkpoints", "commands", "configs", "models", "options", "pipeline", "results", "runtime", "test")
