@@ -6,6 +6,11 @@ import os
 import pytest
 from containers import content_of, images_of
 
+from pipeline import sources
+from pipeline.parquet_listing import list_parquet
+
+CLASSES = 4  # of the files whose rows hold `content`
+
 
 def need_pyarrow():
     """Skip a test module where pyarrow is missing."""
@@ -46,3 +51,18 @@ def write_parquet_folder(data, made, group=5):
         path = os.path.join(made, "data", part + "-00000-of-00001.parquet")
         write_parquet(path, [content_of(image) for _, image in images], labels, group, classes)
     return made
+
+
+def content(number):
+    """Return what stands for the image of a row."""
+    return b"image %d" % number
+
+
+def source_of(*paths, part="train"):
+    """Return the Source of Parquet files."""
+    return sources.Source("parquet", part, str(paths[0]), tuple(str(path) for path in paths))
+
+
+def listed(source, classes=None):
+    """Return the images of a source; `classes` are those that its labels mean, where it does not name them."""
+    return list_parquet(source, classes)

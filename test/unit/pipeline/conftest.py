@@ -5,8 +5,9 @@ import os
 
 import pytest
 from index_caches import settle, touch
+from parquet_data import CLASSES, content, write_parquet
 
-from pipeline import image_index
+from pipeline import image_index, sources
 
 
 @pytest.fixture
@@ -37,3 +38,13 @@ def tree(tmp_path):
 def cache(tmp_path):
     """The folder of a cache, which is not there."""
     return str(tmp_path / "cache")
+
+
+@pytest.fixture
+def two_files(tmp_path):
+    """The Source of two Parquet files of 57 rows, six row groups each."""
+    for part in range(2):
+        numbers = range(57 * part, 57 * (part + 1))
+        path = tmp_path / ("train-%05d-of-00002.parquet" % part)
+        write_parquet(path, [content(number) for number in numbers], [number % CLASSES for number in numbers])
+    return sources.find(str(tmp_path), ["train"])["train"]
