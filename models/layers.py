@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runtime.autocast import dtype_of_autocast
 from runtime.compat import DropPath, feature_getter, register_model
 from runtime.names import IMAGENET_MEAN, IMAGENET_STD
 
@@ -185,8 +186,10 @@ def scaled(branch: Tensor, scale: Tensor | None) -> Tensor:
 
 def left_product(layer: Any, tokens: Tensor) -> Tensor:
     """Return the linear map of `layer`, a Linear or 1x1 Conv2d, over the middle axis of `tokens` (N, S, features)."""
-    weight = layer.weight.flatten(1).expand(tokens.shape[0], -1, -1)
-    return torch.baddbmm(layer.bias.view(1, -1, 1), weight, tokens)
+    weight, dtype = layer.weight.flatten(1), dtype_of_autocast(tokens.device.type)
+    if dtype is not None and weight.dtype == torch.float32:
+        weight = weight.to(dtype)  # before it is expanded: autocast would write it once for each of N
+    return torch.baddbmm(layer.bias.view(1, -1, 1), weight.expand(tokens.shape[0], -1, -1), tokens)
 
 
 def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from models.layers import (
     scaled,
     stage_sides,
 )
+from models.norms import GroupNorm
 from runtime.compat import trunc_normal_
 
 
@@ -52,7 +53,7 @@ class ShiftBlock(nn.Module):
             raise ValueError("n_div %d: there are only %d channels" % (n_div, dim))
         self.shifted = dim // n_div  # channels in each direction
         self.drop_path = make_drop_path(drop_path_rate)
-        self.norm2 = nn.GroupNorm(1, dim)
+        self.norm2 = GroupNorm(1, dim)
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio), drop_rate)
 
     def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -100,7 +101,7 @@ class ShiftViT(ImageModel):
         self.num_features = embed_dim * 2 ** (len(depths) - 1)
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
-        self.patch_embed.norm = nn.GroupNorm(1, embed_dim)
+        self.patch_embed.norm = GroupNorm(1, embed_dim)
         self.pos_drop = nn.Dropout(drop_rate)
         rates = iter(rising_rates(drop_path_rate, sum(depths)))
         self.layers = nn.ModuleList()
@@ -112,9 +113,9 @@ class ShiftViT(ImageModel):
             if stage + 1 < len(depths):
                 layer.downsample = nn.Module()
                 layer.downsample.reduction = nn.Conv2d(dim, 2 * dim, kernel_size=2, stride=2, bias=False)
-                layer.downsample.norm = nn.GroupNorm(1, dim)
+                layer.downsample.norm = GroupNorm(1, dim)
             self.layers.append(layer)
-        self.norm = nn.GroupNorm(1, self.num_features)
+        self.norm = GroupNorm(1, self.num_features)
         self.head = self.make_classifier(num_classes)
         self.apply(_initialise)
         self.set_config(image_size, in_chans, "patch_embed.proj", "head")

@@ -24,6 +24,7 @@ from models.layers import (
     scaled,
     stage_sides,
 )
+from models.norms import LayerNorm
 from runtime.compat import register_model
 from runtime.names import TOKEN_LAYOUTS
 
@@ -177,7 +178,7 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
     def _add_block(self, side, dim, alpha, drop_rate, token_layout):
         self.token_mix.append(nn.Sequential(DepthwiseUnit(dim), SparseMLP(side, dim, token_layout)))
         self.channel_mix.append(
-            nn.Sequential(ChannelsLast(), nn.LayerNorm(dim), FeedForward(dim, alpha * dim, drop_rate), ChannelsFirst())
+            nn.Sequential(ChannelsLast(), LayerNorm(dim), FeedForward(dim, alpha * dim, drop_rate), ChannelsFirst())
         )
 
     def _set_drop_path(self, last_rate):

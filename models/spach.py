@@ -21,6 +21,7 @@ from models.layers import (
     scaled,
     stage_sides,
 )
+from models.norms import GroupNorm, LayerNorm
 from runtime.compat import attention
 
 STEM_TYPES = ("conv1", "conv4")
@@ -92,7 +93,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.side = side
         conv = nn.Conv2d(dim // 2, dim, kernel_size=2, stride=2, bias=False)
-        self.net = nn.ModuleDict({"1": nn.Sequential(conv, nn.GroupNorm(1, dim))})
+        self.net = nn.ModuleDict({"1": nn.Sequential(conv, GroupNorm(1, dim))})
 
     def forward(self, x: Tensor) -> Tensor:
         return to_tokens(self.net["1"](to_image(x, 2 * self.side)))
@@ -107,9 +108,9 @@ class MixingBlock(nn.Module):
         if spatial_func is not None:
             self.gamma_1 = nn.Parameter(torch.full((1, 1, dim), _GAMMA))
             self.spatial_func = spatial_func
-            self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+            self.norm1 = LayerNorm(dim, eps=1e-6)
         self.channel_func = ChannelMLP(dim, int(dim * channel_ratio), drop_rate)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm2 = LayerNorm(dim, eps=1e-6)
         self.drop_path = make_drop_path(drop_path_rate)
         self.cpe_net = PositionalConv(dim, side)
 
@@ -160,7 +161,7 @@ class Spach(ImageModel):
         sides = stage_sides(image_size, patch_size, len(stages))
         self.stem = nn.Module()
         self.stem.proj = _stem(stem_type, in_chans, hidden_dim, patch_size)
-        self.norm1 = nn.LayerNorm(hidden_dim, eps=1e-6)
+        self.norm1 = LayerNorm(hidden_dim, eps=1e-6)
         rates = iter(_drop_path_rates(stages, drop_path_rate))
         self.stage_names = ["blocks"] if len(stages) == 1 else ["layer%d" % (stage + 1) for stage in range(len(stages))]
         for number, (name, stage) in enumerate(zip(self.stage_names, stages)):
@@ -169,7 +170,7 @@ class Spach(ImageModel):
             self.add_module(name, nn.ModuleList(blocks))
             if number:
                 getattr(self, name).insert(0, Downsample(hidden_dim * 2**number, sides[number]))
-        self.norm2 = nn.LayerNorm(self.num_features, eps=1e-6)
+        self.norm2 = LayerNorm(self.num_features, eps=1e-6)
         self.apply(_initialise)
         self.head = self.make_classifier(num_classes)
         self.set_config(image_size, in_chans, "stem.proj" if stem_type == "conv1" else "stem.proj.0", "head")

@@ -228,7 +228,7 @@ def test_the_ledger_as_a_program_of_its_own():
     words = [sys.executable, benchmark.__file__, "ledger", "--mode=eval", "--batch-size=2", "--input-size=32"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "ours: total" in done.stdout
+    assert "plain: gelu" in done.stdout
 
 
 def test_containers_are_compared_with_the_folder(photo_folder, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """The bytes that operators move, against sums worked out by hand."""
 
+import types
+
 import pytest
 
 pytest.importorskip("torch._subclasses.fake_tensor", reason="torch has no tensors without contents")
@@ -14,7 +16,10 @@ from torch.nn import functional
 
 from benchmarks import ledger
 from benchmarks.traffic import Contentless, Ledger
+from models import norms
+from models.layers import left_product
 from models.smlp import sMLPNet
+from runtime.amp import DTYPES
 
 FLOAT = 4  # bytes
 
@@ -118,6 +123,45 @@ def test_half_precision_moves_half_and_the_cast_is_counted():
 
     casts = (FLOAT + 2) * (6 * 4 + 7 * 4)
     assert moved_by(work) == {"cast": casts, "matrix product": 2 * (6 * 4 + 4 * 7 + 6 * 7)}
+
+
+def test_a_mix_casts_its_weight_once():
+    tokens, layer = torch.empty(50, 4, 6, dtype=DTYPES["bfloat16"]), nn.Linear(4, 4)
+
+    def work(book):
+        with ledger.autocast("bfloat16"):
+            left_product(layer, tokens)
+
+    casts = (FLOAT + 2) * (4 * 4 + 4)
+    assert moved_by(work) == {"cast": casts, "matrix product": 2 * (2 * 50 * 4 * 6 + 4 * 4 + 4)}
+
+
+def test_a_norm_of_torch_is_computed_in_float32_and_ours_in_half_precision():
+    def work(module):
+        def call(book):
+            with ledger.autocast("bfloat16"):
+                assert module(rows).dtype == (rows.dtype if module is ours else torch.float32)
+
+        return call
+
+    torchs, ours = nn.LayerNorm(6), norms.LayerNorm(6)
+    rows = torch.empty(8, 6, dtype=DTYPES["bfloat16"])
+    values, parameters, statistics = 8 * 6, 2 * 6, 2 * 8
+    found = moved_by(work(torchs))
+    assert found == {"cast": 6 * values, "layer norm": FLOAT * (2 * values + parameters + statistics)}
+    found = moved_by(work(ours))
+    assert found["cast"] == 6 * parameters
+    assert found["layer norm"] in [2 * (2 * values + parameters) + size * statistics for size in (2, FLOAT)]
+
+
+def test_the_rows_name_the_two_formulations(tmp_path):
+    options = types.SimpleNamespace(model="smlpnet_tiny", mode="eval", input_size=32, batch_size=2, precision="float16")
+    rows = {row.setting: row for row in ledger.run(options)}
+    assert list(rows)[:3] == ["floor", "plain", "eager"]
+    assert rows["plain"].ratio == 1
+    for name in ("plain", "eager"):
+        parts = [row.value for setting, row in rows.items() if setting.startswith(name + ": ")]
+        assert rows[name].value == pytest.approx(sum(parts))
 
 
 class Tiny(nn.Module):
