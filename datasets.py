@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from runtime.distributed import Ranks
     from runtime.signals import StopSignals
 
+MOST_WORKERS = 64  # loader processes of a rank, where --num-workers does not say
 MOST_REPLACED = 1000  # unreadable images in a row before the data set counts as lost
 
 FILES = FileReader()
@@ -336,7 +337,7 @@ def _batches(options, ranks, dataset, batch_sampler, **more):
         dataset,
         batch_sampler,
         ranks.device,
-        workers=min(10, ranks.cores) if options.num_workers is None else options.num_workers,
+        workers=min(MOST_WORKERS, ranks.cores) if options.num_workers is None else options.num_workers,
         timeout_s=options.dist_timeout,
         pin_memory=options.pin_mem and ranks.device.is_accelerator,
         skip_bad=options.skip_bad_images,

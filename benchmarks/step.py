@@ -7,7 +7,7 @@ baseline.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 import torch
 from baseline_training import BaselineEma, baseline_optimizer, baseline_step
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from runtime.device import Device
 
 TOP_OPERATORS = 15  # of a profile
+_KERNEL_NAME = 100  # characters of a kernel's name; templates have thousands
 
 
 def run(options: argparse.Namespace) -> list[Row]:
@@ -132,16 +133,32 @@ def _evaluation(
 
 
 def _profile(workload: Workload, precision: str, is_compiled: bool) -> list[Row]:
-    """Return rows of the operators that take most of a training step: milliseconds, and their fraction of the step."""
+    """Return rows of the operators, on an accelerator the kernels, that take most of a training step.
+
+    Their values are milliseconds, and the fraction of all operators' or kernels' time.
+    """
     work = _ours(workload, "train", precision, "on" if is_compiled else "off")
     for _ in range(2):
         work()
     with torch.profiler.profile() as profile:
         work()
-    kind = "self_device_time_total" if workload.device.is_accelerator else "self_cpu_time_total"
-    times: list[tuple[Any, str]] = [(getattr(event, kind), event.key) for event in profile.key_averages()]
+    times = profiled_times(profile.key_averages(), workload.device.is_accelerator)
     total = sum(microseconds for microseconds, _ in times)
     return [
         Row(name, "fraction of the step", microseconds / 1000, "ms", microseconds / total)
         for microseconds, name in sorted(times, reverse=True)[:TOP_OPERATORS]
+    ]
+
+
+def profiled_times(events: Iterable[Any], on_accelerator: bool) -> list[tuple[float, str]]:
+    """Return (microseconds, name) of each operator on a CPU, or of each kernel and copy on an accelerator.
+
+    There the profiler reports a kernel's time again in the operator that started it, and in the named ranges around it.
+    """
+    if not on_accelerator:
+        return [(event.self_cpu_time_total, event.key) for event in events]
+    return [
+        (event.self_device_time_total, event.key[:_KERNEL_NAME])
+        for event in events
+        if event.device_type != torch.autograd.DeviceType.CPU and not getattr(event, "is_user_annotation", False)
     ]

@@ -55,7 +55,7 @@ class Classifier:
         self.trained, self.class_names = trained, trained.class_names
         self.decoding = choose(None, None, trained.info.options) if decoding is None else decoding
         self.device = select_device(device)
-        self.device.disable_hf32()
+        self.device.disable_short_float32()
         self.model = trained.model.to(self.device.torch_device)
         self.transform = batch_bytes.ToBytes(eval_transform(trained.info.image_size))
 

@@ -72,7 +72,7 @@ def _add_data(parser: Parser) -> None:
     text = "IMNET, a folder of images, alone is supported (default: IMNET)"
     add("--data-set", default="IMNET", choices=["CIFAR", "IMNET", "INAT", "INAT19"], help=text)
     add("--inat-category", default="name", help=argparse.SUPPRESS)
-    text = "loader processes of each rank (default: its processor cores, at most 10)"
+    text = "loader processes of each rank (default: its processor cores, at most 64)"
     add("--num-workers", type=number(int, high=_MOST_WORKERS), metavar="N", help=text)
     add(
         "--loader",

@@ -212,7 +212,7 @@ def select_precision(mode: str, device: Device, dtype_name: str | None = None, o
         if device.is_accelerator and dtype_name == "bfloat16" and not device.supports_bfloat16():
             raise UserError("--amp-dtype bfloat16: %s does not support it; use float16" % device)
         return NativePrecision(device, dtype_name)
-    device.disable_hf32()
+    device.disable_short_float32()
     return Precision()
 
 

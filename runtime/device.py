@@ -81,10 +81,13 @@ class Device:
         probe = getattr(getattr(torch.npu, "utils", None), "is_support_inf_nan", None)
         return probe is not None and not probe()
 
-    def disable_hf32(self) -> None:
-        """Disable HF32, with which an NPU rounds the inputs of float32 convolutions by default."""
+    def disable_short_float32(self) -> None:
+        """Disable HF32 and TF32, with which an NPU and a GPU round the inputs of float32 convolutions by default."""
         if self.kind == "npu" and hasattr(torch.npu, "conv"):
             torch.npu.conv.allow_hf32 = False
+        if self.kind == "cuda" and hasattr(torch.backends.cudnn, "allow_tf32"):  # torch 1.7 has it
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
 
     def make_deterministic(self) -> None:
         """Disable kernels whose results depend on timing."""

@@ -37,7 +37,7 @@ def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: S
     model = build_weights(options, logger, classes, plan)
     syncs = trains and syncs_statistics(options, ranks, logger)
     model = (sync_statistics(model) if syncs else model).to(device.torch_device)
-    is_compiled = compiling.compiles("off" if syncs else options.compile, device)
+    is_compiled = compiling.compiles("off" if syncs else options.compile, device, logger.warning)
     if is_compiled:
         compiling.compile_blocks(model, options.compile)
     # The optimizer and its learning rate.

@@ -126,6 +126,14 @@ def test_two_workers_give_the_same_pixels(tmp_path):
     assert all(torch.equal(images, want) for (images, _), want in zip(loaders.train.epoch(1), alone))
 
 
+@pytest.mark.parametrize("cores, want", [(2, 2), (48, 48), (200, 64)])
+def test_the_workers_are_as_many_as_the_cores_of_the_process(tmp_path, cores, want):
+    ranks = first_of(1)
+    ranks.cores = cores
+    loaders = datasets.build_loaders(parse("--data-path=" + make_folder(tmp_path), "--input-size=32"), ranks)
+    assert loaders.train.workers == loaders.val.workers == want
+
+
 def test_data_set_smaller_than_a_batch(tmp_path):
     loaders = load(make_folder(tmp_path), "--batch-size=112")
     assert len(loaders.train) == 1 and loaders.train.batch_size == 6

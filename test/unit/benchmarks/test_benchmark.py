@@ -13,7 +13,7 @@ if not hasattr(torch, "compile"):
     pytest.skip("the benchmarks need torch 2.1", allow_module_level=True)
 
 import benchmark
-from benchmarks import containers, parquet_copies, photos, report, start, timing
+from benchmarks import containers, parquet_copies, photos, report, start, step, timing
 from benchmarks.report import Row
 from pipeline.listing import list_images
 
@@ -222,6 +222,33 @@ def test_each_command_measures_and_prints(words, baseline, photo_folder, tmp_pat
     assert next(row["ratio"] for row in rows if row["setting"].endswith(baseline)) == pytest.approx(1)
     assert all(row["value"] > 0 for row in rows if row["unit"] != "%")
     assert len(rows) > 1 and baseline in capsys.readouterr().out
+
+
+def test_a_profile_counts_the_time_of_an_accelerator_once():
+    """The operator that starts a kernel, and a range of the optimizer, report the kernel's time, too."""
+    host, device = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA
+
+    def event(key, kind, on_device, is_user_annotation=False):
+        times = {"self_device_time_total": on_device, "self_cpu_time_total": 1.0}
+        return types.SimpleNamespace(key=key, device_type=kind, is_user_annotation=is_user_annotation, **times)
+
+    kernel = "kernel<%s>" % (999 * "x")
+    events = [
+        event("aten::mm", host, 30.0),
+        event(kernel, device, 30.0),
+        event("Memcpy DtoD", device, 5.0),
+        event("Optimizer.step#AdamW.step", device, 30.0, is_user_annotation=True),
+    ]
+    assert step.profiled_times(events, on_accelerator=True) == [(30.0, kernel[:100]), (5.0, "Memcpy DtoD")]
+    assert step.profiled_times(events[:1], on_accelerator=False) == [(1.0, "aten::mm")]
+
+
+def test_a_profile_on_a_cpu_names_operators(tmp_path, capsys):
+    words = ["step", "--profile", "--device=cpu", "--precision=float32", "--batch-size=2", "--input-size=32"]
+    assert benchmark.main([*words, "--output=%s" % tmp_path]) == 0, capsys.readouterr().err
+    rows = json.loads((tmp_path / "step.json").read_text())["rows"]
+    assert "aten::mm" in [row["setting"] for row in rows]
+    assert 0.5 < sum(row["ratio"] for row in rows) <= 1
 
 
 def test_the_ledger_as_a_program_of_its_own():

@@ -26,7 +26,7 @@ IN_WORDS = {
     "--data-cache": "nowhere, they are read anew",
     "--extensions": "the checkpoint's, else none",
     "--exif-transpose": "the checkpoint's, else off",
-    "--num-workers": "its processor cores, at most 10",
+    "--num-workers": "its processor cores, at most 64",
     "--opt-betas": "the optimizer's",
     "--clip-grad": "no clipping",
     "--teacher-path": "none, distillation needs it",

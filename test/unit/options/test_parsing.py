@@ -172,6 +172,10 @@ def configs():
     return sorted(os.path.join(folder, name) for name in os.listdir(folder))
 
 
+def test_the_digits_train_without_compiling():
+    assert parse("--config=" + os.path.join(ROOT, "configs", "digits.yaml"), "--data-path=x").compile == "off"
+
+
 @pytest.mark.parametrize("path", configs(), ids=os.path.basename)
 def test_shipped_configs(path):
     assert parse("--config", path).model.startswith("smlpnet_")

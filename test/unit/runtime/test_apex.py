@@ -36,7 +36,11 @@ def use(monkeypatch):
 
 def device(kind):
     """Return a stand-in for an accelerator, with all that select_precision needs."""
-    methods = {"supports_bfloat16": lambda: True, "float16_saturates": lambda: False, "disable_hf32": lambda: None}
+    methods = {
+        "supports_bfloat16": lambda: True,
+        "float16_saturates": lambda: False,
+        "disable_short_float32": lambda: None,
+    }
     return types.SimpleNamespace(kind=kind, is_accelerator=True, **methods)
 
 

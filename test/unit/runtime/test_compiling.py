@@ -1,5 +1,6 @@
 """Blocks compiled by torch.compile compute the same as eager ones, up to rounding."""
 
+import re
 import shutil
 import types
 
@@ -113,6 +114,57 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match="--compile on: the C\\+\\+ compiler no-such-compiler is missing"):
         compiling.compiles("on", CPU)
+
+
+@pytest.mark.parametrize(
+    "found, variable, header, want",
+    [
+        (["gcc"], None, True, None),
+        (["clang"], None, True, None),
+        (["icc"], "icc", True, None),
+        ([], None, True, "there is no C compiler (gcc), which Triton needs"),
+        (["gcc"], "icc", True, "the C compiler icc of the variable CC is missing, which Triton needs"),
+        (["gcc"], None, False, "there is no {include}/Python.h, which Triton needs (python3-dev)"),
+    ],
+)
+def test_what_triton_needs_is_looked_for(monkeypatch, tmp_path, found, variable, header, want):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name if name in found else None)
+    monkeypatch.setattr(compiling.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setenv("CC", variable or "")
+    if header:
+        (tmp_path / "Python.h").touch()
+    assert compiling.what_triton_misses() == (want and want.format(include=tmp_path))
+
+
+@pytest.mark.skipif(not has_compile, reason="this torch has no torch.compile")
+def test_auto_without_a_c_compiler_is_a_line_and_on_an_error(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    lines = []
+    assert not compiling.compiles("auto", CUDA, lines.append)
+    reason = "there is no C compiler (gcc), which Triton needs"
+    assert lines == ["--compile auto: %s; the blocks are not compiled" % reason]
+    with pytest.raises(UserError, match="--compile on: " + re.escape(reason)):
+        compiling.compiles("on", CUDA)
+
+
+@pytest.mark.skipif(not has_compile, reason="this torch has no torch.compile")
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_deterministic_algorithms_choose_no_compiled_kernel_by_its_time(monkeypatch, is_deterministic):
+    import torch._inductor.config as config
+
+    seen, original = [], torch.compile
+
+    def watched(function, **keywords):
+        seen.append(keywords["options"])
+        return original(function, **keywords)
+
+    monkeypatch.setattr(torch, "compile", watched)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: is_deterministic)
+    compiling.compile_blocks(one_stage(), "on")
+    assert seen == [{"deterministic": True} if is_deterministic and hasattr(config, "deterministic") else None]
 
 
 @pytest.mark.skipif(has_compile, reason="this torch has torch.compile")
