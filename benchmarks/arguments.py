@@ -49,7 +49,10 @@ def add_e2e(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=_COUNT_OR_NONE, metavar="N", help=text)
     parser.add_argument("--loader", default="exact", choices=["exact", "fast"], help="(default: exact)")
     steps = number(int, low=2)
-    parser.add_argument("--steps", type=steps, default=12, metavar="N", help="of an epoch (default: 12)")
+    text = "of an epoch (default: 12 on a CPU, otherwise 200)"
+    parser.add_argument("--steps", type=steps, metavar="N", help=text)
+    text = "of whole epochs at least, after one that is not counted (default: 5)"
+    parser.add_argument("--seconds", type=_SECONDS, default=5.0, metavar="S", help=text)
     _add_rounds(parser, 5)
 
 

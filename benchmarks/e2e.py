@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from options.parsing import Options
     from training.protocols import TrainBatches
     from training.run import Run
 
@@ -27,15 +26,17 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> list[Row]:
     """Return the rows of an epoch on images, and of the loop on batches that are ready."""
     workload = runs.workload_of(options)
+    steps = options.steps or (200 if workload.device.is_accelerator else 12)
     with tempfile.TemporaryDirectory() as made:
         if not options.data_path:
-            photos.write_photos(made, train=workload.batch_size * options.steps, val=3)
+            photos.write_photos(made, train=workload.batch_size * steps, val=3)
         words = ["--loader=" + options.loader, "--data-path=" + (options.data_path or made)]
         if options.num_workers is not None:
             words.append("--num-workers=%d" % options.num_workers)
         run_options, run = runs.make_run(workload.words(*words))
         batch = workload.batch(run.device.memory_format)
-        return _waiting(run_options, run, options.steps) + _overhead(run, batch, options.steps, options.rounds)
+        batches = WatchedBatches(datasets.build_loaders(run_options, run.ranks).train, steps)
+        return waiting(run, batches, options.seconds) + _overhead(run, batch, steps, options.rounds)
 
 
 class WatchedBatches:
@@ -81,17 +82,24 @@ class RepeatedBatch:
         return []
 
 
-def _waiting(run_options: Options, run: Run, steps: int) -> list[Row]:
-    """Return rows of the second epoch, whose loader processes have started already."""
-    batches = WatchedBatches(datasets.build_loaders(run_options, run.ranks).train, steps)
+def waiting(run: Run, batches: WatchedBatches, least_seconds: float) -> list[Row]:
+    """Return rows of epochs of `batches`, as many as take `least_seconds`.
+
+    An epoch before them is not counted: in it loader processes start, blocks are compiled and memory is first used.
+    """
     engine.train_one_epoch(run, batches, 0)
+    run.device.synchronize()
     batches.waited = 0.0
-    started = time.perf_counter()
-    engine.train_one_epoch(run, batches, 1)
-    seconds = time.perf_counter() - started
+    epochs, seconds, started = 0, 0.0, time.perf_counter()
+    while not epochs or seconds < least_seconds:
+        epochs += 1
+        engine.train_one_epoch(run, batches, epochs)
+        run.device.synchronize()
+        seconds = time.perf_counter() - started
+    images = epochs * len(batches) * batches.batch_size
     return [
         Row("waiting for data, including the first batch", "% of the epoch", 100 * batches.waited / seconds, "%"),
-        Row("epoch on JPEGs", "images/s", len(batches) * batches.batch_size / seconds, "images/s"),
+        Row("epoch on JPEGs", "images/s", images / seconds, "images/s"),
     ]
 
 

@@ -8,6 +8,7 @@ import numpy
 from PIL import Image
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 96  # files of about 120 KB, as ImageNet's
+MOST_PHOTOS = 1500  # of a part: making them takes longer than decoding them
 
 
 def photo(seed: int) -> Image.Image:
@@ -20,10 +21,16 @@ def photo(seed: int) -> Image.Image:
 
 
 def write_photos(folder: str, train: int = 240, val: int = 60, classes: int = 3) -> None:
-    """Write an image folder of `train` and `val` photos."""
+    """Write an image folder of `train` and `val` photos, of which those above MOST_PHOTOS are links to others."""
+    written: dict[int, str] = {}
     for part, count in (("train", train), ("val", val)):
         for number in range(count):
             class_folder = os.path.join(folder, part, "class%d" % (number % classes))
             os.makedirs(class_folder, exist_ok=True)
+            path, number = os.path.join(class_folder, "%05d.jpg" % number), number % MOST_PHOTOS
             seed = number if part == "train" else 10**6 + number
-            photo(seed).save(os.path.join(class_folder, "%05d.jpg" % number), quality=QUALITY)
+            if seed in written:
+                os.link(written[seed], path)
+                continue
+            photo(seed).save(path, quality=QUALITY)
+            written[seed] = path

@@ -203,7 +203,7 @@ def photo_folder(tmp_path_factory):
             "train float32 baseline",
         ),
         (["data", "--batch-size=4", "--input-size=32", "--num-workers=0"], "train on one core: published"),
-        (["e2e", "--device=cpu", "--batch-size=4", "--input-size=32", "--steps=2"], "steps alone"),
+        (["e2e", "--device=cpu", "--batch-size=4", "--input-size=32", "--steps=2", "--seconds=0"], "steps alone"),
         (["start", "--files=2000"], "torchvision ImageFolder"),
         (["scale", "--processes=1", "--batch-size=2", "--input-size=32", "--steps=1", "--rounds=1"], "processes: 1"),
     ],
