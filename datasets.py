@@ -76,6 +76,14 @@ class Loaders:
         for batches in filter(None, (self.train, self.val)):
             batches.stop = stop
 
+    def start_processes(self) -> None:
+        """Start all loader processes, those of evaluation too, while this process is small.
+
+        A process that is forked from one that has trained shares all its memory, which the next step then copies.
+        """
+        for batches in filter(None, (self.train, self.val)):
+            batches.start_processes()
+
     def end(self) -> None:
         """End the loader processes, which have inherited what connects this process with the other ranks."""
         for batches in filter(None, (self.train, self.val)):

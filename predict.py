@@ -98,9 +98,12 @@ def run(argv: Sequence[str]) -> int:
         from checkpoints import weights
         from commands.classify import Classifier
         from pipeline.decoding import choose
+        from runtime import host_memory
     trained = weights.load_model(options.checkpoint, options.ema, options.token_layout)
     decoding = choose(options.extensions, options.exif_transpose, trained.info.options)
     classifier = Classifier(trained, options.device, decoding)
+    if not classifier.device.is_accelerator:
+        host_memory.keep_freed_memory()
     print_note(weights.describe(trained.info, trained.checkpoint))
     for line in weights.caveats(trained.info, options.ema, trained.has_names):
         print_note(line)

@@ -13,6 +13,7 @@ from baseline_siblings import baseline_sibling
 
 from options import parsing
 from results.plan import make_plan
+from runtime import host_memory
 from runtime.device import Device, select_device
 from runtime.distributed import Ranks
 from runtime.launch_environment import read_launch
@@ -63,6 +64,8 @@ class Workload:
 def workload_of(options: argparse.Namespace, device_kind: str | None = None) -> Workload:
     """Return the Workload of a benchmark's options, with the default batch size of the device."""
     device = select_device(device_kind or options.device)
+    if not device.is_accelerator:  # for all peers, as main.py does
+        host_memory.keep_freed_memory()
     batch_size = options.batch_size or (112 if device.is_accelerator else 8)
     return Workload(options.model, batch_size, options.input_size, device)
 

@@ -18,6 +18,7 @@ from results import folder, lock, reader, trackers
 from results import plan as plans
 from results.mirrored import Mirrored
 from results.record import Record
+from runtime import host_memory
 from runtime.affinity import bind_cores
 from runtime.device import select_device
 from runtime.distributed import Ranks
@@ -83,6 +84,8 @@ def open_device(options: Options, launch: Launch) -> Device:
     if options.bind_cpu:
         bind_cores(launch.local_rank, launch.local_world_size or launch.world_size)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
+    if not device.is_accelerator:
+        host_memory.keep_freed_memory()
     if options.deterministic:
         device.make_deterministic()
     else:
@@ -169,6 +172,8 @@ def train(options: Options, run: Run, loaders: Loaders, plan: Plan, mirrored: Mi
 
 def train_epochs(options: Options, run: Run, loaders: Loaders, record: Record, tracked: trackers.Trackers) -> None:
     """Train, evaluate and save each remaining epoch."""
+    if record.next_epoch < options.epochs:
+        loaders.start_processes()
     tracked.update(record.history)  # a tracker may be new to a resumed run
     for epoch in range(record.next_epoch, options.epochs):
 

@@ -70,6 +70,10 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return self._deliver(0)
 
+    def start_processes(self) -> None:
+        """Start the loader processes, which then wait for what is asked of them."""
+        self._loader.start_processes()
+
     def end(self) -> None:
         """End the loader processes."""
         self._loader.end()

@@ -19,6 +19,7 @@ from typing import Any, Callable, Iterator
 from torch.utils.data import DataLoader
 
 from pipeline import handover
+from runtime import host_memory
 from runtime.compat import KEEP_WORKERS
 from runtime.errors import RunError, Stopped, reason
 from runtime.open_files import check_room, too_many
@@ -95,6 +96,13 @@ class Loader:
         self.workers = 0
         _warn("loader processes cannot hand over a batch (%s): this process reads the images, slower" % failure.reason)
         yield from self.items(first)
+
+    def start_processes(self) -> None:
+        """Start the processes, where they stay from one epoch to the next, before anything is asked of them."""
+        if self.workers and KEEP_WORKERS and self._loader is None:
+            self.batch_sampler.first_batch = len(self.batch_sampler)
+            for _ in self._start():
+                pass
 
     def _wait_for_items(self) -> Iterator[Any]:
         iterator = self._start()
@@ -226,6 +234,7 @@ def means_a_lost_process(error: BaseException) -> bool:
 def _begin_process(worker_id: int) -> None:
     """Prepare a loader process."""
     ignore_stop_signals(worker_id)
+    host_memory.return_freed_memory()
     _set_feeder_error(_end_process)
 
 

@@ -1,13 +1,18 @@
 """The story of a run: what is told of the EMA weights is measured on the EMA weights."""
 
 import json
+import multiprocessing
 import os
 import re
 
+import pytest
 import torch
 from small_runs import log_of, weights
 
+import engine
 from checkpoints import loading, store
+from runtime.compat import KEEP_WORKERS
+from runtime.errors import RunError
 
 
 def evaluated(small, resume, result):
@@ -29,3 +34,17 @@ def test_what_is_told_of_the_ema_weights_is_theirs(small, tmp_path, capsys):
         assert row["ema_" + name] == got["ema_" + name] == want[name]
         assert row["test_" + name] == got[name]
     assert "ema_loss" not in want and want["loss"] != got["loss"]
+
+
+@pytest.mark.skipif(not KEEP_WORKERS, reason="this torch starts loader processes for each epoch")
+def test_the_loader_processes_of_evaluation_start_before_the_first_step(small, monkeypatch):
+    begun, before = [], set(multiprocessing.active_children())
+
+    def begin(run, batches, *_):
+        begun.append(len(set(multiprocessing.active_children()) - before))
+        raise RunError("begun")
+
+    monkeypatch.setattr(engine, "train_one_epoch", begin)
+    for workers in (0, 1):
+        assert small("--num-workers=%d" % workers) == 1
+    assert begun == [0, 2]

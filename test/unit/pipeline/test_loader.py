@@ -20,6 +20,7 @@ from pipeline import handover
 from pipeline.batch_bytes import ImageBytes, stack
 from pipeline.loader import Loader, LostProcess, means_a_lost_process, start
 from pipeline.samplers import EvalShard, ShardBatches
+from runtime.compat import KEEP_WORKERS
 from runtime.errors import Stopped
 
 
@@ -54,6 +55,24 @@ def test_items_come_in_order_from_any_number_on(workers):
     assert list(numbers_of(loader.items())) == [[0, 1], [2, 3], [4, 5], [6]]
     assert list(numbers_of(loader.items(2))) == [[4, 5], [6]]
     loader.end()
+
+
+@pytest.mark.skipif(not KEEP_WORKERS, reason="this torch starts loader processes for each epoch")
+def test_processes_that_start_first_read_all_items():
+    loader = loader_of(7, lambda numbers: os.getpid())
+    loader.start_processes()
+    started = {process.pid for process in loader._processes}
+    assert len(started) == 2
+    for first, count in ((0, 4), (2, 2)):
+        found = list(loader.items(first))
+        assert len(found) == count and set(found) == started
+    loader.end()
+
+
+def test_without_processes_none_start(capfd):
+    loader = loader_of(3, workers=0)
+    loader.start_processes()
+    assert list(loader.items()) == [[0, 1], [2]] and loader._processes == set()
 
 
 def test_where_no_batch_can_be_handed_over_this_process_reads(monkeypatch, caplog):
