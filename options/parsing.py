@@ -190,4 +190,4 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     Those without a value are left out: a file that an older version wrote lacks the options that are new.
     """
     full = config_files.with_full_paths(values)
-    return {name: value for name, value in full.items() if name not in INCIDENTAL and value is not None}
+    return {name: value for name, value in full.items() if name not in INCIDENTAL and value not in (None, "none")}

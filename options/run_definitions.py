@@ -49,6 +49,12 @@ def _add_precision(parser: Parser) -> None:
     )
     text = "synchronise batch normalisation over all processes; CUDA only (default: off)"
     group.add_argument("--sync-bn", action="store_true", help=text)
+    group.add_argument(
+        "--grad-compression",
+        default="none",
+        choices=["none", "bf16"],
+        help="precision in which several processes exchange gradients; none: that of the gradients (default: none)",
+    )
     group.add_argument("--world-size", type=_POSITIVE_COUNT, default=1, help=argparse.SUPPRESS)
     group.add_argument("--local-rank", type=_COUNT, help=argparse.SUPPRESS)
 

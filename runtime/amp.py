@@ -29,11 +29,13 @@ DTYPES = {name: getattr(torch, name) for name in AMP_DTYPES}
 class Precision:
     """float32 throughout, and the interface of the other precisions.
 
-    `checkpoint_key` is the entry of a checkpoint for `state_dict`, if there is any state.
+    `checkpoint_key` is the entry of a checkpoint for `state_dict`, if there is any state. With `may_share_gradients`
+    nothing here minds that gradients are views of other memory.
     """
 
     name: str = "float32"
     checkpoint_key: str | None = None
+    may_share_gradients = True
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Return both, adapted to this precision; call it before the model is wrapped by DDP."""
@@ -105,6 +107,7 @@ class ApexPrecision(Precision):
     """apex.amp at `opt_level`, NVIDIA's or Ascend's."""
 
     checkpoint_key = "amp"
+    may_share_gradients = False  # it detaches them in place, or combines them into one buffer
 
     def __init__(self, device: Device, opt_level: str) -> None:
         self.name = "apex " + opt_level

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Callable, ContextManager, Sequence
 import numpy
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from runtime.errors import UserError
+from runtime.gradients import average
 from runtime.launch_environment import Launch, cores_per_process
 from runtime.process_group import connect
 from runtime.watchdog import Watchdog
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from runtime.device import Device
+    from runtime.gradients import Averaging
 
 _IN_PROGRESS, _DONE, _FAILED = range(3)  # what rank 0 tells the others while it computes for them
 
@@ -188,18 +189,12 @@ class Ranks:
             for buffer, piece in zip(buffers, flat.split([buffer.numel() for buffer in buffers])):
                 buffer.copy_(piece.view_as(buffer))
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return `model` with gradients averaged over the ranks, by DistributedDataParallel."""
+    def wrap(self, model: nn.Module, averaging: Averaging) -> nn.Module:
+        """Return `model` with gradients averaged over the ranks; `model` itself in a run of one process."""
         if self.world_size == 1:
             return model
-        # DDP regroups its buckets after the first step, and with 3 or more ranks a sum depends on the grouping: a
-        # resumed run would differ from an uninterrupted one. Looking for unused parameters keeps the first grouping.
-        keep_buckets = self.world_size > 2
-        return DistributedDataParallel(
-            model,
-            device_ids=[self.device.index] if self.device.is_accelerator else None,
-            find_unused_parameters=keep_buckets,
-        )
+        self.mark_waiting()
+        return average(model, self.device, averaging)
 
     def no_sync(self, model: nn.Module, is_delayed: bool) -> ContextManager[Any]:
         """Return the context of a pass of the wrapped `model`; if `is_delayed`, a later pass averages its gradients."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Mapping, Sequence
 
+import torch
+
 from checkpoints import loading
 from models import families
 from runtime import compiling
@@ -13,6 +15,7 @@ from runtime.compat import Mixup, create_model
 from runtime.distributed import sync_statistics
 from runtime.ema import Ema, NoEma
 from runtime.errors import UserError
+from runtime.gradients import Averaging, parameters_without_gradient
 from runtime.seeding import position_seed, seed_host
 from runtime.signals import StopSignals
 from training import finetune, losses, optim, teacher
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
     from options.parsing import Options
     from results.plan import Plan
+    from runtime.amp import Precision
     from runtime.device import Device
     from runtime.distributed import Ranks
 
@@ -37,6 +41,7 @@ def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: S
     model = build_weights(options, logger, classes, plan)
     syncs = trains and syncs_statistics(options, ranks, logger)
     model = (sync_statistics(model) if syncs else model).to(device.torch_device)
+    unused = unused_parameters(options, ranks, model, logger)
     is_compiled = compiling.compiles("off" if syncs else options.compile, device, logger.warning)
     if is_compiled:
         compiling.compile_blocks(model, options.compile)
@@ -53,7 +58,7 @@ def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: S
     run = Run(
         device=device,
         ranks=ranks,
-        model=ranks.wrap(model) if trains else model,
+        model=ranks.wrap(model, averaging_of(options, ranks, precision, unused, logger)) if trains else model,
         bare_model=model,
         ema=ema,
         criterion=build_criterion(options, device, classes),
@@ -95,6 +100,34 @@ def syncs_statistics(options: Options, ranks: Ranks, logger: logging.Logger) -> 
     if options.compile == "on":
         raise UserError("--sync-bn: its blocks are not compiled; leave out --compile on")
     return True
+
+
+def unused_parameters(options: Options, ranks: Ranks, model: nn.Module, logger: logging.Logger) -> list[str]:
+    """Return the names of the parameters that get no gradient in a run of several processes, and log them.
+
+    The blocks must not be compiled yet: they would be compiled for this one batch, too.
+    """
+    if not options.trains or ranks.world_size == 1:
+        return []
+    side = options.input_size
+    found = parameters_without_gradient(model, torch.zeros(1, 3, side, side, device=ranks.device.torch_device))
+    if found:
+        message = "%d parameters get no gradient (%s), so the processes look for such ones in each step"
+        logger.warning(message, len(found), found[0])
+    return found
+
+
+def averaging_of(
+    options: Options, ranks: Ranks, precision: Precision, unused: Sequence[str], logger: logging.Logger
+) -> Averaging:
+    """Return how gradients are averaged; UserError if `--grad-compression` cannot work."""
+    compression = options.grad_compression
+    if compression != "none" and ranks.world_size == 1:
+        logger.warning("--grad-compression has no effect: there is one process")
+        compression = "none"
+    if compression != "none" and not precision.may_share_gradients:
+        raise UserError("--grad-compression %s does not work with apex: pass --amp native or none" % compression)
+    return Averaging(bool(unused), precision.may_share_gradients, compression)
 
 
 def build_weights(options: Options, logger: logging.Logger, classes: Sequence[str], plan: Plan) -> nn.Module:

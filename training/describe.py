@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def log_start(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
     """Log the start block, and warn if the batches are smaller than asked for."""
     rows = [
-        *_machine_rows(run),
+        *_machine_rows(options, run),
         *_model_rows(options, run),
         *_data_rows(run, loaders),
         *_recipe_rows(options, run, loaders),
@@ -36,11 +36,14 @@ def log_start(options: Options, run: Run, loaders: Loaders, plan: Plan) -> None:
         )
 
 
-def _machine_rows(run: Run) -> list[tuple[str, str]]:
+def _machine_rows(options: Options, run: Run) -> list[tuple[str, str]]:
     processes = "%d process(es)" % run.ranks.world_size
     if run.ranks.virtual_size != run.ranks.world_size:
         processes += " for %d virtual ranks" % run.ranks.virtual_size
-    return [("device", "%s, %s" % (run.device, processes)), ("precision", run.precision.name)]
+    rows = [("device", "%s, %s" % (run.device, processes)), ("precision", run.precision.name)]
+    if options.grad_compression != "none" and options.trains and run.ranks.world_size > 1:
+        rows.append(("gradients", "exchanged as %s" % options.grad_compression))
+    return rows
 
 
 def _model_rows(options: Options, run: Run) -> list[tuple[str, str]]:

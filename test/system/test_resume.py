@@ -7,7 +7,7 @@ import pytest
 from image_folders import write_images
 from processes import kill_after
 from small_runs import assert_same_weights
-from warm_runs import OPTIONS, run_main, start_main
+from warm_runs import OPTIONS, current_torch, run_main, start_main
 
 from checkpoints import loading, store
 
@@ -18,13 +18,13 @@ def words_for(images, folder, *more):
     )
 
 
-@pytest.mark.parametrize("nproc, workers", [(1, 0), (1, 2), (2, 1), (3, 0)])
-def test_killed_and_started_again(tmp_path, nproc, workers):
+def check_killed_and_started_again(tmp_path, nproc, workers, *more):
+    """Return what a run of `nproc` processes prints that was killed twice and has the bits of an uninterrupted one."""
     images = write_images(str(tmp_path / "images"), train=12 * nproc)
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
-    status, _, err = run_main(words_for(images, whole), nproc)
+    status, _, err = run_main(words_for(images, whole, *more), nproc)
     assert status == 0, err
-    words = words_for(images, cut, "--num-workers=%d" % workers)
+    words = words_for(images, cut, "--num-workers=%d" % workers, *more)
     for times in (2, 4):
         kill_after(start_main(words, nproc), os.path.join(cut, store.LATEST), times)
     status, out, err = run_main(words, nproc)
@@ -33,6 +33,19 @@ def test_killed_and_started_again(tmp_path, nproc, workers):
     assert_same_weights(cut, whole)
     with open(os.path.join(cut, "log.txt")) as file:
         assert [json.loads(line)["epoch"] for line in file] == [0, 1, 2]
+    return out
+
+
+@pytest.mark.parametrize("nproc, workers", [(1, 0), (1, 2), (2, 1), (3, 0)])
+def test_killed_and_started_again(tmp_path, nproc, workers):
+    check_killed_and_started_again(tmp_path, nproc, workers)
+
+
+@current_torch
+@pytest.mark.parametrize("more", ["--grad-accum-steps=2", "--virtual-ranks=6", "--grad-compression=bf16"])
+def test_three_processes_are_killed_and_started_again(tmp_path, more):
+    out = check_killed_and_started_again(tmp_path, 3, 0, "--batch-size=2", more)
+    assert ("gradients     exchanged as bf16" in out) == ("bf16" in more)
 
 
 @pytest.mark.skipif(

@@ -140,6 +140,7 @@ DEVICE = {
     ],
     "virtual_ranks": [row(weights, "", "--virtual-ranks=2", "--batch-size=2")],
     "sync_bn": [row(seen.warned, "", "--sync-bn")],
+    "grad_compression": [row(seen.warned, "", "--grad-compression=bf16")],
     "world_size": [row(seen.warned, "", "--world-size=2")],
     "local_rank": [row(seen.joining, "", "--local-rank=0")],
 }
