@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from image_folders import write_images
+from image_folders import write_images, write_noise
 from processes import kill_after
 from small_runs import assert_same_weights
 from warm_runs import OPTIONS, run_main, start_main
@@ -18,13 +18,19 @@ def words_for(images, folder, *more):
     )
 
 
-@pytest.mark.parametrize("nproc, workers", [(1, 0), (1, 2), (2, 1), (3, 0)])
-def test_killed_and_started_again(tmp_path, nproc, workers):
+BALANCED = ("--balanced-sampling=0.7", "--class-weights=auto", "--best-by=f1")
+
+
+@pytest.mark.parametrize("nproc, workers, options", [(1, 0, ()), (1, 2, ()), (2, 1, ()), (3, 0, ()), (2, 2, BALANCED)])
+def test_killed_and_started_again(tmp_path, nproc, workers, options):
     images = write_images(str(tmp_path / "images"), train=12 * nproc)
+    if options == BALANCED:
+        write_noise(str(tmp_path / "skewed"), {"cat": 18 * nproc, "dog": 6 * nproc}, {"cat": 6, "dog": 4})
+        images = str(tmp_path / "skewed")
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
-    status, _, err = run_main(words_for(images, whole), nproc)
+    status, _, err = run_main(words_for(images, whole, *options), nproc)
     assert status == 0, err
-    words = words_for(images, cut, "--num-workers=%d" % workers)
+    words = words_for(images, cut, "--num-workers=%d" % workers, *options)
     for times in (2, 4):
         kill_after(start_main(words, nproc), os.path.join(cut, store.LATEST), times)
     status, out, err = run_main(words, nproc)
