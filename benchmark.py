@@ -25,6 +25,7 @@ COMMANDS = {
     "ledger": ("memory that a step moves, by operator, counted without a device", arguments.add_ledger),
     "scale": ("images a second of several processes beside one", arguments.add_scale),
     "parity": ("accuracy that this code and the baseline reach, over many seeds", arguments.add_parity),
+    "skew": ("macro F1 that is gained where classes are skewed", arguments.add_skew),
 }
 
 

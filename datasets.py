@@ -314,7 +314,8 @@ def _check_no_class_is_empty(images: ImageIndex, decoding: Decoding) -> None:
 
 def _train_batches(options, ranks, dataset):
     repeats = 3 if options.repeated_aug else 1
-    samplers = samplers_of(dataset, ranks.virtual_size, ranks.virtual_ranks, options.seed, repeats)
+    balance = options.balanced_sampling
+    samplers = samplers_of(dataset, ranks.virtual_size, ranks.virtual_ranks, options.seed, repeats, balance)
     batch_size = min(options.batch_size, len(samplers[0]) // 2 * 2)
     if batch_size < 1 or (batch_size == 1 and options.batch_size > 1):
         raise UserError(

@@ -92,6 +92,17 @@ def add_parity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ways", nargs="+", choices=PARITY_WAYS, default=list(PARITY_WAYS), help="(default: all)")
     text = "of equivalence, percentage points (default: 0.3)"
     parser.add_argument("--margin", type=number(float, above=0), default=0.3, metavar="POINTS", help=text)
+    _add_processes(parser)
+
+
+def add_skew(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `benchmark.py skew`."""
+    parser.add_argument("--seeds", type=number(int, low=2), default=10, metavar="N", help="(default: 10)")
+    parser.add_argument("--epochs", type=_COUNT, default=24, metavar="N", help="(default: 24)")
+    _add_processes(parser)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
     text = "runs at the same time (default: the cores)"
     parser.add_argument("--processes", type=_COUNT, default=usable_cores(), metavar="N", help=text)
 

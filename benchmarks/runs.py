@@ -72,13 +72,25 @@ def workload_of(options: argparse.Namespace, device_kind: str | None = None) -> 
 
 def make_run(words: Sequence[str], classes: int = CLASSES) -> tuple[Options, Run]:
     """Return the options of main.py's command line `words`, and the Run that main.py makes of them in this process."""
+    options, ranks = open_ranks(words)
+    return options, build_run(options, ranks, [str(number) for number in range(classes)])
+
+
+def open_ranks(words: Sequence[str]) -> tuple[Options, Ranks]:
+    """Return the options of main.py's command line `words`, and the Ranks of this process."""
     options = parsing.parse(words)
     launch = read_launch(os.environ)
     device = select_device(options.device, launch.local_rank, launch.local_world_size)
     device.prefer_speed()
-    ranks = Ranks(launch, device, options.dist_url, options.dist_timeout)
-    plan, names = make_plan(options, ranks.virtual_size), [str(number) for number in range(classes)]
-    return options, build.build_run(options, ranks, logging.getLogger("benchmark"), names, plan)
+    return options, Ranks(launch, device, options.dist_url, options.dist_timeout)
+
+
+def build_run(
+    options: Options, ranks: Ranks, classes: Sequence[str], class_weights: Sequence[float] | None = None
+) -> Run:
+    """Return the Run of `options` for these classes, and their weights in the loss."""
+    plan = make_plan(options, ranks.virtual_size)
+    return build.build_run(options, ranks, logging.getLogger("benchmark"), classes, plan, class_weights)
 
 
 def train_step(run: Run, batch: tuple[Tensor, Tensor], step: int = 0) -> None:

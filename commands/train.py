@@ -26,7 +26,7 @@ from runtime.ema import NoEma
 from runtime.errors import NotFiniteError, RunError, Stopped, UserError
 from runtime.launch_environment import read_launch
 from runtime.programs import report
-from training import build, describe, metrics
+from training import build, class_weights, describe, metrics
 from training.progress import epoch_line
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def main(options: Options) -> None:
         loaders = datasets.build_loaders(options, ranks, datasets.recorded_classes(loaded), loading.options_of(loaded))
         if plan.is_within_epoch and options.trains:
             datasets.check_same_images(loaders.train, str(plan.path), loaded)
-        run = build.build_run(options, ranks, logger, loaders.classes, plan)
+        weights = class_weights.weights_of(options, loaders)
+        run = build.build_run(options, ranks, logger, loaders.classes, plan, weights)
         loaders.obey(run.stop)
         if not options.dry_run:
             begin(options, run, loaders, plan, mirrored)
@@ -197,8 +198,8 @@ def train_epochs(options: Options, run: Run, loaders: Loaders, record: Record, t
             raise
         is_best = record.add(epoch, stats, result, ema_result)
         record.save(epoch, is_best=is_best)
-        run.logger.info("Max accuracy: %.2f%%", record.max_accuracy, extra=utils.IN_FULL)
-        line = epoch_line(record.history[-1], record.max_accuracy, record.seconds_left)
+        run.logger.info("Max accuracy: %.2f%%", record.best.accuracy, extra=utils.IN_FULL)
+        line = epoch_line(record.history[-1], record.best.accuracy, record.seconds_left)
         run.logger.info(line, extra=utils.FOR_TERMINAL)
         record.write("running")
         if is_best and record.saves and not record.unsaved:
@@ -268,7 +269,7 @@ def log_per_class(run: Run, evaluation: dict[str, Any]) -> None:
 
 def counts_for(options: Options, run: Run, loaders: Loaders) -> Counts:
     """Return the empty Counts for an evaluation, with a confusion matrix if `--per-class` is set."""
-    return metrics.Counts(run.device.torch_device, len(loaders.classes) if options.per_class else None)
+    return metrics.Counts(run.device.torch_device, len(loaders.classes), options.per_class)
 
 
 def summary_of(counts: Counts, loaders: Loaders) -> dict[str, Any]:
@@ -288,7 +289,7 @@ def evaluate(run: Run, batches: EvalBatches, counts: Counts) -> tuple[EvalResult
         run.logger.warning("skipped %d unreadable images", result.skipped)
     if isinstance(run.ema, NoEma):
         return result, None
-    ema_result = engine.evaluate(run, run.ema.module_on(run.device.torch_device), batches)
+    ema_result = engine.evaluate(run, run.ema.module_on(run.device.torch_device), batches, counts.like())
     log_result(run, "EMA: ", "EMA: ", ema_result)
     return result, ema_result
 
@@ -300,3 +301,6 @@ def log_result(run: Run, mark: str, name: str, result: EvalResult) -> None:
         return
     values = (mark, result.acc1, result.acc5, result.loss)
     run.logger.info("%sAcc@1 %.3f Acc@5 %.3f loss %.3f" % values, extra=utils.IN_FULL)
+    if result.balanced_acc is not None and result.macro_f1 is not None:
+        line = "%sbalanced accuracy %.3f macro F1 %.3f" % (mark, result.balanced_acc, result.macro_f1)
+        run.logger.info(line, extra=utils.IN_FULL)

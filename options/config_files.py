@@ -91,8 +91,9 @@ def _kind_of(value: Any) -> str:
     return names.get(type(value), "this %s" % type(value).__name__)
 
 
-_INPUTS = ("data_path", "train_data", "val_data", "image_root", "resume", "finetune", "teacher_path")
+_INPUTS = ("data_path", "train_data", "val_data", "image_root", "resume", "finetune", "teacher_path", "class_weights")
 PATHS = (*_INPUTS, "data_cache", "index_cache", "output_dir")
+_NO_PATHS = ("auto", "none")  # words that an option has beside a path
 
 
 def with_full_paths(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def with_full_paths(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_path(value: Any) -> bool:
-    return bool(value) and isinstance(value, str) and "://" not in value
+    return bool(value) and isinstance(value, str) and "://" not in value and value not in _NO_PATHS
 
 
 def to_yaml(options: Any, **changed: Any) -> str:

@@ -17,8 +17,9 @@ _MOST_WORKERS = max(64, 4 * (os.cpu_count() or 1))
 
 def add_groups(parser: Parser) -> None:
     """Add the groups of options, each with its default in its help."""
-    for add in (_add_model, _add_data, _add_augmentation, _add_optimizer, _add_schedule, _add_distillation):
+    for add in (_add_model, _add_data, _add_augmentation, _add_classes, _add_optimizer, _add_schedule):
         add(parser)
+    _add_distillation(parser)
 
 
 def _add_model(parser: Parser) -> None:
@@ -122,6 +123,16 @@ def _add_augmentation(parser: Parser) -> None:
     add("--mixup-switch-prob", type=_FRACTION, default=0.5, metavar="P", help=text)
     text = "one mixing ratio for the batch, for each pair, or for each image (default: batch)"
     add("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help=text)
+
+
+def _add_classes(parser: Parser) -> None:
+    add = parser.add_argument_group("skewed classes").add_argument
+    text = "weights of the classes in the loss: auto, by their numbers of images, or a JSON file of names and weights "
+    add("--class-weights", default="none", metavar="auto|FILE|none", help=text + "(default: none)")
+    text = "auto: the weight of a class is its number of images to the power of minus X (default: 0.5)"
+    add("--class-weights-power", type=number(float, high=2), default=0.5, metavar="X", help=text)
+    text = "show rare classes more often: fraction of the way from each image to each class alike (default: 0)"
+    add("--balanced-sampling", type=_FRACTION, default=0.0, metavar="X", help=text)
 
 
 def _add_optimizer(parser: Parser) -> None:

@@ -88,6 +88,8 @@ def _add_run(parser: Parser) -> None:
     )
     text = "first epoch where there is no checkpoint (default: 0)"
     group.add_argument("--start-epoch", type=number(int, high=10**6), default=0, metavar="EPOCH", help=text)
+    text = "what chooses best.pth: Acc@1, the mean accuracy of the classes, macro F1 or the loss (default: acc1)"
+    group.add_argument("--best-by", default="acc1", choices=names.BEST_BY, help=text)
     text = "save every so many steps within an epoch too (default: 0, never)"
     group.add_argument("--checkpoint-steps", type=_COUNT, default=0, metavar="STEPS", help=text)
     group.add_argument(

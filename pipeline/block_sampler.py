@@ -9,11 +9,13 @@ from typing import Any, NamedTuple, Sequence, cast
 
 import numpy
 
+from pipeline.balancing import BalancedClasses, BalancedSampler
 from pipeline.image_index import ImageIndex
 from pipeline.parquet_index import ParquetIndex
 from pipeline.readers.parquet import ParquetReader
 from pipeline.samplers import RASampler
 from pipeline.shuffling import permutation
+from runtime.errors import UserError
 from runtime.seeding import position_seed
 
 _POORLY_MIXED = 0.5  # of the classes that a window of shuffled rows has
@@ -116,18 +118,27 @@ def is_in_blocks(images: Sequence[Any]) -> bool:
     return isinstance(images, ParquetIndex)
 
 
-def samplers_of(dataset: Any, num_replicas: int, ranks: Sequence[int], seed: int, repeats: int) -> list[RASampler]:
+def samplers_of(
+    dataset: Any, num_replicas: int, ranks: Sequence[int], seed: int, repeats: int, balance: float = 0.0
+) -> list[RASampler]:
     """Return the sampler of each of the `ranks` of `num_replicas` for the images of `dataset`.
 
     Blocks that fit into one window are shuffled as other images are. The reader of the data set is told how many
-    blocks to keep, so that it reads each but once.
+    blocks to keep, so that it reads each but once. `balance` is that of --balanced-sampling; UserError where it cannot
+    work, as with several windows of blocks.
     """
     images = dataset.images
     if is_in_blocks(images):
         reader = cast(ParquetReader, dataset.reader)
         reader.keep = images.window * (len(ranks) if images.has_windows else 1)
+        if images.has_windows and balance:
+            text = "--balanced-sampling %g: %s is read in blocks of rows, which are not chosen by class: leave it out"
+            raise UserError(text % (balance, images.source.title))
         if images.has_windows:
             return [BlockSampler(images, num_replicas, rank, seed, repeats) for rank in ranks]
+    if balance:
+        classes = BalancedClasses(images.targets, balance, seed)
+        return [BalancedSampler(classes, num_replicas, rank, repeats) for rank in ranks]
     return [RASampler(images, num_replicas, rank, seed=seed, repeats=repeats) for rank in ranks]
 
 

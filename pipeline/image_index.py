@@ -107,12 +107,16 @@ class ImageIndex(collections.abc.Sequence):
     def _checksum_of_names(self) -> int:
         return zlib.crc32(self._arrays["names"])
 
-    def empty_classes(self) -> list[int]:
-        """Return the numbers of the classes without an image."""
+    def class_counts(self) -> numpy.ndarray:
+        """Return how many images each class has: int64 (classes,)."""
         counts = numpy.zeros(len(self.classes), numpy.int64)
         for part in spans(len(self)):
             counts += numpy.bincount(self.targets[part], minlength=len(counts))
-        return numpy.flatnonzero(counts == 0).tolist()
+        return counts
+
+    def empty_classes(self) -> list[int]:
+        """Return the numbers of the classes without an image."""
+        return numpy.flatnonzero(self.class_counts() == 0).tolist()
 
     def check(self) -> None:
         """Raise ValueError where the block has changed since it was made, or does not fit together."""

@@ -70,6 +70,10 @@ class RASampler(Sampler):
         last = self.num_selected_samples if count is None else min(first + count, self.num_selected_samples)
         dealt = numpy.arange(first, last) * self.num_replicas + self.rank
         places = dealt % (self.length * self.repeats) // self.repeats  # the list is repeated where it is too short
+        return self._images_at(places)
+
+    def _images_at(self, places: numpy.ndarray) -> numpy.ndarray:
+        """Return the images at the `places` of the epoch's order."""
         return images_at(places, self.length, self.seed, self.epoch) if self.shuffle else places
 
 

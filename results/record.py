@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Callable, Mapping
 
 from checkpoints import store
-from results import reader
+from results import best, reader
 from results.file_names import ROWS, SUMMARY
 from results.plan import first_epoch
 from runtime.errors import RunError, reason
@@ -75,7 +75,7 @@ class Record:
         self.unsaved: str | None = None  # why the last checkpoint could not be written
         self.lacks_room = False  # whether a full disk is why
         self.last_save: tuple[int, dict[str, Any] | None, bool] = (-1, None, False)  # the arguments of `save`
-        self.lost_best: tuple[float, str] | None = None  # the accuracy that best.pth should have, and why it has not
+        self.lost_best: tuple[best.Best, str] | None = None  # what best.pth should hold, and why it does not
         self.is_restarted = plan.continues  # in its own folder
         self.run_id = str((plan.continues and loaded.get("run_id")) or uuid.uuid4().hex)
         self.on_save = on_save
@@ -96,10 +96,9 @@ class Record:
         token_layout = getattr(run.bare_model, "token_layout", options.token_layout)
         self.recorded_options = dict(options.as_dict(), token_layout=token_layout, **loaders.decoding.as_options())
         self.history: list[dict[str, Any]] = list(loaded.get("history", []))
-        self.max_accuracy, self.best_epoch = -1.0, None
-        if plan.has_best:
-            self.max_accuracy, self.best_epoch = loaded.get("max_accuracy", -1.0), loaded.get("best_epoch")
-        self.best_before = self.max_accuracy, self.best_epoch
+        self.best_by = options.best_by
+        self.best = best.recorded(loaded, self.best_by) if plan.has_best else best.Best()
+        self.best_before = self.best
         self.next_epoch = first_epoch(options, loaded)
         self.resume_state: dict[str, Any] | None = loaded.get("epoch_state")
         self.seconds_before, self.started = loaded.get("seconds", 0.0), time.monotonic()
@@ -125,11 +124,9 @@ class Record:
         self.history.append(row)
         self.resume_state = None
         self.epochs_here += 1
-        self.best_before = self.max_accuracy, self.best_epoch
-        is_best = result.acc1 > self.max_accuracy
-        if is_best:
-            self.max_accuracy, self.best_epoch = result.acc1, epoch
-        return is_best
+        self.best_before = self.best
+        self.best = best.better(self.best, row, self.best_by)
+        return self.best is not self.best_before
 
     def payload(self, epoch: int, resume_state: dict[str, Any] | None) -> dict[str, Any]:
         """Return the checkpoint's entries beside the trained state.
@@ -142,8 +139,8 @@ class Record:
             "epoch": epoch,
             "step": resume_state["step"] if resume_state else 0,
             "epoch_state": resume_state,
-            "max_accuracy": self.max_accuracy,
-            "best_epoch": self.best_epoch,
+            "max_accuracy": self.best.accuracy,
+            "best_epoch": self.best.epoch,
             "history": self.history,
             "seconds": self.seconds,
             "classes": list(self.classes),
@@ -161,10 +158,13 @@ class Record:
             self.constants,
             status=status,
             epochs_done=last.get("epoch", -1) + 1,
-            max_accuracy=self.max_accuracy,
-            best_epoch=self.best_epoch,
+            max_accuracy=self.best.accuracy,
+            best_epoch=self.best.epoch,
+            best_by=self.best_by,
             test_acc1=last.get("test_acc1"),
             test_acc5=last.get("test_acc5"),
+            test_balanced_acc=last.get("test_balanced_acc"),
+            test_macro_f1=last.get("test_macro_f1"),
             test_loss=last.get("test_loss"),
             ema_acc1=last.get("ema_acc1"),
             train_loss=last.get("train_loss"),
@@ -185,7 +185,7 @@ class Record:
         self.last_save, self.unsaved = (epoch, resume_state, is_best), None
         try:
             store.save(self._state(epoch, resume_state), self.output_dir, is_best)
-            if self.lost_best and self.max_accuracy >= self.lost_best[0]:
+            if self.lost_best and self.best.value >= self.lost_best[0].value:
                 self.lost_best = None
             self.on_save(self.run_id, epoch, resume_state["step"] if resume_state else 0)
         except store.SaveError as error:
@@ -193,8 +193,9 @@ class Record:
             kept = "the previous checkpoint is kept" if os.path.isdir(self.output_dir) else "the folder is gone"
             self.run.logger.error("%s; %s, and the run continues", error, kept)
             if is_best:  # best.pth is still the one before
-                self.lost_best = max(self.lost_best or (-1.0, ""), (self.max_accuracy, self.unsaved))
-                self.max_accuracy, self.best_epoch = self.best_before
+                if not self.lost_best or self.best.value > self.lost_best[0].value:
+                    self.lost_best = self.best, self.unsaved
+                self.best = self.best_before
 
     def save_not_finite(self, epoch: int, facts: Mapping[str, Any]) -> None:
         """Save the run as it is now, with the `facts` about a loss that is not finite: its step and images."""
@@ -220,7 +221,7 @@ class Record:
             return
         epoch, resume_state, is_best = self.last_save
         if is_best:
-            self.max_accuracy, self.best_epoch = self.history[-1]["test_acc1"], epoch
+            self.best = best.better(best.Best(), self.history[-1], self.best_by)
         self.save(epoch, resume_state, is_best)
         if self.unsaved is None:
             return
@@ -250,7 +251,8 @@ class Record:
     def check_best(self) -> None:
         """At the end of training, raise RunError if the weights with the best accuracy could not be saved."""
         if self.lost_best:
-            raise RunError("the weights with the best accuracy, %.2f%%, are not saved: %s" % self.lost_best)
+            lost, why = self.lost_best
+            raise RunError("the weights with the best accuracy, %.2f%%, are not saved: %s" % (lost.accuracy, why))
 
     def finish(self) -> bool:
         """Write the final results, unless this is a finished run that was started again; return as `write`."""
@@ -275,12 +277,12 @@ class Record:
         """Return the last lines of a run's log: best accuracy, speed, and where the weights are."""
         summary = self.summary("complete")
         lines = []
-        if self.best_epoch is not None:
-            lines.append("Best accuracy %.2f%% in epoch %d" % (self.max_accuracy, self.best_epoch))
+        if self.best.epoch is not None:
+            lines.append("Best accuracy %.2f%% in epoch %d" % (self.best.accuracy, self.best.epoch))
         if summary["images_per_second"] is not None:
             lines.append("%.1f images/s on average" % summary["images_per_second"])
         if self.output_dir:
-            name = store.LATEST if self.best_epoch is None else store.BEST
+            name = store.LATEST if self.best.epoch is None else store.BEST
             lines.append("Weights: %s" % os.path.join(self.output_dir, name))
         else:
             lines.append("Nothing is saved: there is no --output-dir")

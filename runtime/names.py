@@ -7,3 +7,4 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EXPORT_FORMATS = ("onnx", "torchscript", "exported_program", "safetensors")
 DYNAMO_OPSET = 18  # the lowest that torch.export's ONNX exporter writes, and the default where torch has it
 TRACED_OPSET = 12  # the highest that torch 1.5 writes, by tracing
+BEST_BY = ("acc1", "balanced", "f1", "loss")  # the metrics by which best.pth can be chosen

@@ -33,8 +33,18 @@ if TYPE_CHECKING:
     from runtime.distributed import Ranks
 
 
-def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: Sequence[str], plan: Plan) -> Run:
-    """Return the Run for `options`, in the state that `plan` starts from; the order of the steps matters."""
+def build_run(
+    options: Options,
+    ranks: Ranks,
+    logger: logging.Logger,
+    classes: Sequence[str],
+    plan: Plan,
+    class_weights: Sequence[float] | None = None,
+) -> Run:
+    """Return the Run for `options`, in the state that `plan` starts from; the order of the steps matters.
+
+    `class_weights` are those of the classes in the training loss; None for all alike.
+    """
     device, trains = ranks.device, options.trains
     # The model with its initial weights, those of --finetune among them. Its parameters move to the device before the
     # optimizer refers to them.
@@ -61,7 +71,7 @@ def build_run(options: Options, ranks: Ranks, logger: logging.Logger, classes: S
         model=ranks.wrap(model, averaging_of(options, ranks, precision, unused, logger)) if trains else model,
         bare_model=model,
         ema=ema,
-        criterion=build_criterion(options, device, classes),
+        criterion=build_criterion(options, device, classes, class_weights),
         optimizer=optimizer,
         precision=precision,
         learning_rate=learning_rate,
@@ -165,9 +175,12 @@ def build_model(options: Options, num_classes: int, recorded: Mapping[str, Any])
         raise UserError("--model %s --input-size %d: %s" % (options.model, options.input_size, error)) from None
 
 
-def build_criterion(options: Options, device: Device, classes: Sequence[str]) -> nn.Module:
+def build_criterion(
+    options: Options, device: Device, classes: Sequence[str], class_weights: Sequence[float] | None = None
+) -> nn.Module:
     """Return the training criterion: of the targets and, with `--distillation-type`, of a teacher's outputs."""
-    criterion = losses.build_criterion(options.mixes, options.smoothing)
+    weights = None if class_weights is None else torch.tensor(class_weights, device=device.torch_device)
+    criterion = losses.build_criterion(options.mixes, options.smoothing, weights)
     if options.distillation_type == "none" or not options.trains:
         return criterion
     loaded = teacher.load_teacher(options, device.torch_device, classes, create_model)
@@ -224,9 +237,10 @@ def load(options: Options, run: Run, plan: Plan) -> None:
 
 def _check_order(path: str, recorded: Mapping[str, Any], options: Options) -> None:
     """Raise UserError if the rest of an epoch would have other images, or the same in another order."""
-    for name in ("batch_size", "grad_accum_steps", "seed", "repeated_aug"):
+    before_they_existed = {"grad_accum_steps": 1, "balanced_sampling": 0.0}
+    for name in ("batch_size", "grad_accum_steps", "seed", "repeated_aug", "balanced_sampling"):
         now = getattr(options, name)
-        was = recorded.get(name, 1 if name == "grad_accum_steps" else now)
+        was = recorded.get(name, before_they_existed.get(name, now))
         if was == now:
             continue
         flag = "--" + name.replace("_", "-")

@@ -56,11 +56,37 @@ class Distillation(nn.Module):
         return (teachers.exp() * (teachers - own)).sum() * (self.tau**2 / outputs.numel())
 
 
-def build_criterion(mixes: bool, smoothing: float) -> Criterion:
+class WeightedCrossEntropy(nn.Module):
+    """Cross entropy with a weight for each class, and label smoothing: torch's CrossEntropyLoss, on any torch.
+
+    With class numbers (B,) as targets the mean is weighted, with distributions (B, classes) it is that over the images.
+    """
+
+    weights: Tensor
+
+    def __init__(self, weights: Tensor, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.smoothing = smoothing
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of `outputs` (B, classes)."""
+        losses = functional.log_softmax(outputs, dim=1) * -self.weights
+        if targets.dim() == outputs.dim():
+            return (losses * targets).sum() / len(outputs)
+        own = losses.gather(1, targets.unsqueeze(1)).sum()
+        weighted = (1 - self.smoothing) * own + self.smoothing * losses.sum() / outputs.shape[1]
+        return weighted / self.weights[targets].sum()
+
+
+def build_criterion(mixes: bool, smoothing: float, weights: Tensor | None = None) -> Criterion:
     """Return soft-target cross entropy if images are mixed, else cross entropy with or without label smoothing.
 
-    Mixing means mixup or cutmix: either makes the targets soft (the reference forgets cutmix alone).
+    Mixing means mixup or cutmix: either makes the targets soft (the reference forgets cutmix alone). `weights`
+    (classes,) are those of the classes; None for all alike.
     """
+    if weights is not None:
+        return Criterion(WeightedCrossEntropy(weights, smoothing))
     if mixes:
         return Criterion(SoftTargetCrossEntropy())
     if smoothing:

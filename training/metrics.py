@@ -1,7 +1,8 @@
 """What an evaluation counts and computes: accuracy, loss and, with --per-class, the confusion matrix.
 
 To add a metric, add its sums to `Counts.update`, its value to `Counts.result`, and a field to `EvalResult`. The fields
-are columns of log.txt (with the prefix test_ or ema_) and the keys of evaluation.json.
+are columns of log.txt (with the prefix test_ or ema_) and the keys of evaluation.json. For --best-by it needs a row in
+results/best.py.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class EvalResult:
     """The metrics of an evaluation, in percent but for the loss; how many images count, how many could not be read.
 
     `not_finite` of the images have logits that are not finite: they count as wrong, and make the loss NaN. Where all
-    are such images, the accuracy is NaN too.
+    are such images, the accuracy is NaN too. `balanced_acc` is the mean accuracy of the classes that have images,
+    `macro_f1` the mean F1 of the classes that have images or are predicted; None where classes were not counted.
     """
 
     acc1: float
@@ -43,12 +45,13 @@ class EvalResult:
     images: int
     skipped: int
     not_finite: int = 0
+    balanced_acc: float | None = None
+    macro_f1: float | None = None
 
     def metrics(self) -> dict[str, float]:
-        """Return the metrics by name, without the numbers of images."""
-        return {
-            name: value for name, value in self.as_dict().items() if name not in ("images", "skipped", "not_finite")
-        }
+        """Return the metrics by name, without the numbers of images and what was not counted."""
+        counts = ("images", "skipped", "not_finite")
+        return {name: value for name, value in self.as_dict().items() if name not in counts and value is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields by name."""
@@ -56,22 +59,33 @@ class EvalResult:
 
     def claimed(self) -> EvalResult:
         """Return the result without an accuracy, which is NaN, where logits are not finite."""
-        return dataclasses.replace(self, acc1=math.nan, acc5=math.nan) if self.not_finite else self
+        if not self.not_finite:
+            return self
+        unknown: dict[str, Any] = dict.fromkeys((name for name in self.metrics() if name != "loss"), math.nan)
+        return dataclasses.replace(self, **unknown)
 
 
 class Counts:
     """Named int64 sums over the images of an evaluation, on the device.
 
-    With `classes`, `confusion` (classes, classes) has a row for each true class and a column for each predicted one;
-    it is None otherwise. Integers make the result independent of how the images are spread over batches and ranks.
+    With `classes`, `by_class` (3, classes) counts the images of each class, those predicted as it, and the hits, and
+    with `confuses` too `confusion` (classes, classes) has a row for each true class and a column for each predicted
+    one; they are None otherwise. Integers make the result independent of how images are spread over batches and ranks.
     """
 
-    def __init__(self, torch_device: torch.device | str, classes: int | None = None) -> None:
+    def __init__(self, torch_device: torch.device | str, classes: int | None = None, confuses: bool = False) -> None:
+        self.torch_device = torch_device
         names = ("images", "top1", "top5", "loss_units", "losses_not_finite", "not_finite", "skipped")
         self.sums = {name: torch.zeros((), dtype=torch.int64, device=torch_device) for name in names}
-        self.confusion = None
+        self.by_class = self.confusion = None
         if classes is not None:
-            self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=torch_device)
+            self.by_class = torch.zeros(3, classes, dtype=torch.int64, device=torch_device)
+            if confuses:
+                self.confusion = torch.zeros(classes, classes, dtype=torch.int64, device=torch_device)
+
+    def like(self) -> Counts:
+        """Return empty Counts of the same classes, without a confusion matrix."""
+        return Counts(self.torch_device, None if self.by_class is None else self.by_class.shape[1])
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Count a batch of float32 `logits` (B, classes) and `targets` (B,), without waiting for the device."""
@@ -87,20 +101,26 @@ class Counts:
         self.sums["loss_units"] += (losses * LOSS_UNIT).round().long().sum()
         self.sums["losses_not_finite"] += (~is_finite).sum()
         self.sums["not_finite"] += (~is_answer).sum()
-        if self.confusion is not None:
-            cells = targets * self.confusion.shape[1] + best[:, 0]
-            self.confusion.view(-1).index_add_(0, cells, is_answer.to(cells.dtype))
+        if self.by_class is not None:
+            answers = is_answer.to(targets.dtype)
+            self.by_class[0].index_add_(0, targets, torch.ones_like(targets))
+            self.by_class[1].index_add_(0, best[:, 0], answers)
+            self.by_class[2].index_add_(0, targets, hits[:, 0].to(targets.dtype))
+            if self.confusion is not None:
+                cells = targets * self.confusion.shape[1] + best[:, 0]
+                self.confusion.view(-1).index_add_(0, cells, answers)
 
     def add_skipped(self, images: int) -> None:
         """Count images that could not be read."""
         self.sums["skipped"] += images
 
     def sum_over(self, ranks: Ranks) -> None:
-        """Replace each sum by the sum over all ranks, in one message; the confusion matrix takes another."""
+        """Replace each sum by the sum over all ranks, in one message; those of the classes take others."""
         totals = ranks.all_reduce(torch.stack(list(self.sums.values())))
         self.sums = dict(zip(self.sums, totals.unbind()))
-        if self.confusion is not None:
-            ranks.all_reduce(self.confusion)
+        for table in (self.by_class, self.confusion):
+            if table is not None:
+                ranks.all_reduce(table)
 
     def result(self) -> EvalResult:
         """Return the metrics; RunError if there was no image."""
@@ -116,7 +136,19 @@ class Counts:
             images=images,
             skipped=sums["skipped"],
             not_finite=sums["not_finite"],
+            **self._means_of_classes(percent),
         )
+
+    def _means_of_classes(self, percent: float) -> dict[str, float]:
+        """Return the metrics that count each class alike, or {}; `percent` is 100, or NaN if nothing is known."""
+        if self.by_class is None:
+            return {}
+        images, predicted, hits = self.by_class.cpu().numpy()
+        has_images, occurs = images > 0, images + predicted > 0
+        return {
+            "balanced_acc": percent * float((hits[has_images] / images[has_images]).mean()),
+            "macro_f1": percent * float((2 * hits[occurs] / (images + predicted)[occurs]).mean()),
+        }
 
 
 def per_class_summary(confusion: Tensor, names: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -19,11 +20,12 @@ from small_runs import log_of
 
 import datasets
 import main
-from checkpoints import store
+from checkpoints import loading, store
 from commands import train
 from pipeline import batches
 from runtime import distributed
 from runtime.errors import UserError
+from training import metrics
 from training.run import Run
 
 BASE = ["--input-size=32", "--batch-size=4", "--no-repeated-aug", "--num-workers=0", "--device=cpu", "--amp=none"]
@@ -32,7 +34,7 @@ BASE += ["--epochs=1", "--warmup-epochs=0", "--lr=0.05", "--model-ema-decay=0.5"
 
 class Bench:
     """A folder of runs. Words may name in braces what lies there: data, other (data), list (of both), trained (a run),
-    work (of each).
+    weights (of the classes), work (of each).
 
     A run is repeated only for other words.
     """
@@ -48,6 +50,10 @@ class Bench:
         write(os.path.join(self.places["photos"], "train", "cat"), odd)
         self.places["list"] = os.path.join(self.root, "list.csv")
         write_list(os.path.join(self.places["data"], "train"), self.places["list"])
+        self.places["weights"] = os.path.join(self.root, "weights.json")
+        classes = sorted(os.listdir(os.path.join(self.places["data"], "train")))
+        with open(self.places["weights"], "w") as file:
+            json.dump({name: 1.0 + number for number, name in enumerate(classes)}, file)
         for name, smoothing in (("low", 0.1), ("high", 0.5)):
             self.places[name] = os.path.join(self.root, name + ".yaml")
             with open(self.places[name], "w") as file:
@@ -171,6 +177,14 @@ def progress_lines(bench, words):
 def epochs(bench, words):
     """The epochs that are trained."""
     return [row["epoch"] for row in log_of(os.path.join(bench.run(words).work, "out"))]
+
+
+def best_epoch(bench, words):
+    """The epoch whose weights best.pth holds, of a run whose accuracy and loss both rise."""
+    results = iter(metrics.EvalResult(acc1=10.0 + step, acc5=50.0, loss=step, images=6, skipped=0) for step in range(9))
+    with bench.patch.context() as patch:
+        patch.setattr(metrics.Counts, "result", lambda counts: next(results))
+        return loading.load(os.path.join(bench.run(words, kind="rising").work, "out", "best.pth"))["epoch"]
 
 
 def flags(bench, words):

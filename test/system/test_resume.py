@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from image_folders import write_images
+from image_folders import write_images, write_noise
 from processes import kill_after
 from small_runs import assert_same_weights
 from warm_runs import OPTIONS, current_torch, run_main, start_main
@@ -20,7 +20,11 @@ def words_for(images, folder, *more):
 
 def check_killed_and_started_again(tmp_path, nproc, workers, *more):
     """Return what a run of `nproc` processes prints that was killed twice and has the bits of an uninterrupted one."""
-    images = write_images(str(tmp_path / "images"), train=12 * nproc)
+    if "--balanced-sampling=0.7" in more:
+        counts = {"cat": 18 * nproc, "dog": 6 * nproc}, {"cat": 6, "dog": 4}
+        images = write_noise(str(tmp_path / "images"), *counts)
+    else:
+        images = write_images(str(tmp_path / "images"), train=12 * nproc)
     whole, cut = str(tmp_path / "whole"), str(tmp_path / "cut")
     status, _, err = run_main(words_for(images, whole, *more), nproc)
     assert status == 0, err
@@ -39,6 +43,11 @@ def check_killed_and_started_again(tmp_path, nproc, workers, *more):
 @pytest.mark.parametrize("nproc, workers", [(1, 0), (1, 2), (2, 1), (3, 0)])
 def test_killed_and_started_again(tmp_path, nproc, workers):
     check_killed_and_started_again(tmp_path, nproc, workers)
+
+
+def test_a_run_of_skewed_classes_is_killed_and_started_again(tmp_path):
+    more = ("--balanced-sampling=0.7", "--class-weights=auto", "--best-by=f1")
+    check_killed_and_started_again(tmp_path, 2, 2, *more)
 
 
 @current_torch

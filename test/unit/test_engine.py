@@ -68,7 +68,8 @@ def test_what_a_run_leaves_behind(small, tmp_path):
             "classes",
             "epochs",
         ]
-        + ["status", "epochs_done", "max_accuracy", "best_epoch", "test_acc1", "test_acc5", "test_loss", "ema_acc1"]
+        + ["status", "epochs_done", "max_accuracy", "best_epoch", "best_by", "test_acc1", "test_acc5", "test_loss"]
+        + ["test_balanced_acc", "test_macro_f1", "ema_acc1"]
         + ["train_loss", "min_train_loss", "images_per_second", "training_seconds", "checkpoint", "best"]
     )
     assert (summary["status"], summary["epochs_done"], summary["val_images"]) == ("complete", 3, 5)

@@ -73,6 +73,8 @@ TABLE = {
         "test/system/test_slurm.py::test_a_job_stops_in_time_is_queued_again_and_resumes"
     ),
     "python main.py --data-path --output-dir": executed(*SMALL),
+    "python main.py --data-path --class-weights --best-by --output-dir": executed(*SMALL),
+    "python main.py --data-path --balanced-sampling --best-by --output-dir": executed(*SMALL),
     "export FILE FILE FILE": left_out("the reader's own keys"),
     "python main.py --data-path --data-cache --data-cache-gb --output-dir": covered(
         "test/system/test_object_storage.py::test_a_run_gives_the_bits_of_a_local_one"

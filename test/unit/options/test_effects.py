@@ -90,6 +90,16 @@ AUGMENTATION = {
     "mixup_mode": [row(weights, "--mixup-mode=batch", "--mixup-mode=elem")],
 }
 
+CLASSES = {
+    "class_weights": [
+        row(weights, "", "--class-weights={weights}"),
+        row(weights, "", "--class-weights={weights}", UNMIXED),
+        row(weights, "", "--class-weights=auto", "--data-path={photos}"),
+    ],
+    "class_weights_power": [row(weights, "", "--class-weights-power=1", "--class-weights=auto --data-path={photos}")],
+    "balanced_sampling": [row(weights, "", "--balanced-sampling=1", "--data-path={photos}")],
+}
+
 LEARNING = {
     "batch_size": [row(weights, "", "--batch-size=2")],
     "grad_accum_steps": [row(weights, "", "--grad-accum-steps=2")],
@@ -160,6 +170,7 @@ RUN = {
     "start_epoch": [row(seen.epochs, "", "--start-epoch=1", "--epochs=2")],
     "checkpoint_steps": [row(seen.calls("save"), "", "--checkpoint-steps=1")],
     "on_nonfinite": [row(seen.poisoned, "--on-nonfinite=stop", "--on-nonfinite=skip")],
+    "best_by": [row(seen.best_epoch, "--best-by=acc1", "--best-by=loss", "--epochs=2")],
     "print_freq": [row(seen.progress_lines, "--print-freq=1", "--print-freq=10", "--batch-size=2")],
     "eval": [row(seen.files, "", "--eval", "--resume={trained}")],
     "eval_json": [row(seen.files, "", "--eval-json={work}/result.json", "--eval --resume={trained}")],
@@ -171,7 +182,7 @@ RUN = {
     "print_completion": [row(seen.printed, "", "--print-completion=bash")],
 }
 
-EFFECTS = {**MODEL, **DATA, **AUGMENTATION, **LEARNING, **DEVICE, **RUN}
+EFFECTS = {**MODEL, **DATA, **AUGMENTATION, **CLASSES, **LEARNING, **DEVICE, **RUN}
 # Of what a CPU does not have, or this folder; the file that sees the effect.
 ELSEWHERE = {"opt_level": "test/simulated_npu/unit/test_options_on_npu.py"}
 ELSEWHERE.update(dict.fromkeys(["data_cache", "data_cache_gb"], "test/unit/pipeline/test_remote_data.py"))

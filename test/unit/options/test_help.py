@@ -106,6 +106,7 @@ def test_every_option_is_in_a_named_group(capsys):
         "model",
         "data",
         "augmentation",
+        "skewed classes",
         "optimizer",
         "learning rate",
         "distillation",

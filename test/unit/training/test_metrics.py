@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import warnings
 from dataclasses import dataclass
 
 import pytest
 import torch
 from bare_runs import CPU, Batches, run_of
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from torch.nn import functional
 
 import engine
 from checkpoints import loading, store
@@ -31,22 +34,24 @@ def test_every_image_is_counted_once(classes):
     images, targets = torch.randn(40, 3, 2, 2), torch.randint(0, classes, (40,))
     want = by_hand(targets, model(images).argmax(1), classes)
     for size in (1, 7, 40):
-        counts = metrics.Counts(CPU.torch_device, classes)
+        counts = metrics.Counts(CPU.torch_device, classes, True)
         batches = Batches(zip(images.split(size), targets.split(size)))
         result = engine.evaluate(run_of(model), model, batches, counts)
         assert counts.confusion.tolist() == want
         assert result.acc1 == pytest.approx(100.0 * counts.confusion.diagonal().sum().item() / 40)
-        assert engine.evaluate(run_of(model), model, batches) == result  # without a confusion matrix, too
+        again = engine.evaluate(run_of(model), model, batches, counts.like())  # without a confusion matrix, too
+        assert again == result and counts.like().confusion is None
 
 
 def test_images_whose_logits_are_not_finite_count_as_wrong():
     logits, targets = torch.eye(4), torch.arange(4)  # every image right
     for place, value in (((1, 1), float("nan")), ((2, 0), -float("inf")), ((3, 3), float("inf"))):
         logits[place] = value
-    counts = metrics.Counts("cpu", 4)
+    counts = metrics.Counts("cpu", 4, True)
     counts.update(logits, targets)
     result = counts.result()
     assert (result.acc1, result.acc5, result.images, result.not_finite) == (25.0, 25.0, 4, 3)
+    assert (result.balanced_acc, result.macro_f1) == (25.0, 25.0)
     assert result.loss != result.loss and counts.confusion.sum() == 1
     assert result.claimed().acc1 != result.claimed().acc1 and result.claimed().not_finite == 3
     assert "not_finite" in result.as_dict() and "not_finite" not in result.metrics()
@@ -58,9 +63,25 @@ def test_images_whose_logits_are_not_finite_count_as_wrong():
 @pytest.mark.skipif(not hasattr(torch, "accelerator"), reason="meta tensors of an older torch lack these operators")
 def test_counting_does_not_wait_for_the_device():
     targets = torch.zeros(4, dtype=torch.int64, device="meta")  # whose values nobody can ask for
-    metrics.Counts("meta", 3).update(torch.zeros(4, 3, device="meta"), targets)
+    metrics.Counts("meta", 3, True).update(torch.zeros(4, 3, device="meta"), targets)
     with pytest.raises((RuntimeError, NotImplementedError)):
         targets.max().item()
+
+
+@pytest.mark.parametrize("classes, images", [(2, 30), (7, 200), (20, 25)])
+def test_the_metrics_of_skewed_classes_are_those_of_scikit_learn(classes, images):
+    generator = torch.Generator().manual_seed(images)
+    targets = (torch.rand(images, generator=generator) ** 3 * classes).long()
+    logits = torch.randn(images, classes, generator=generator) + 2 * functional.one_hot(targets, classes)
+    counts = metrics.Counts("cpu", classes)
+    for part in range(0, images, 8):
+        counts.update(logits[part : part + 8], targets[part : part + 8])
+    true, predicted, result = targets.numpy(), logits.argmax(1).numpy(), counts.result()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are predicted and have no image
+        assert result.balanced_acc / 100 == pytest.approx(balanced_accuracy_score(true, predicted), abs=1e-9)
+        assert result.macro_f1 / 100 == pytest.approx(f1_score(true, predicted, average="macro"), abs=1e-9)
+    assert metrics.Counts("cpu").like().by_class is None
 
 
 def test_summary():
