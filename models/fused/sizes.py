@@ -62,12 +62,16 @@ def precision_of(tokens: Tensor) -> str:
     return "ieee" if tokens.dtype == torch.float32 else "tf32"
 
 
-def program_count(tokens: Tensor, items: int) -> int:
-    """Return how many programs share `items` tiles: two for each multiprocessor of the device of `tokens`."""
-    return max(1, min(items, _programs_of(tokens)))
+def program_count(tokens: Tensor, items: int, blocks: int, each: int) -> int:
+    """Return how many programs share the `items` tiles of one of `blocks` blocks of channels.
+
+    All blocks together have about `each` programs for a multiprocessor of the device of `tokens`.
+    """
+    most = 2 if is_interpreted() else each * _processors_of(tokens) // blocks  # 2: so that tests see them share
+    return max(1, min(items, most))
 
 
-def _programs_of(tokens: Tensor) -> int:
+def _processors_of(tokens: Tensor) -> int:
     if tokens.device.type == "cpu":
-        return 3  # of the interpreter
-    return 2 * torch.get_device_module(tokens.device).get_device_properties(tokens.device).multi_processor_count
+        return 132  # an H100's: bytes are counted without a device
+    return torch.get_device_module(tokens.device).get_device_properties(tokens.device).multi_processor_count
