@@ -104,13 +104,17 @@ def _(g, du, x, *others):
 # Batch norm, GELU and the depthwise convolution
 
 
-def _band_sizes(x: Tensor) -> tuple[dict[str, int], int, int]:
-    """Return the constants of the kernels, the number of bands, and the programs of a block of channels."""
+def _band_sizes(x: Tensor, shares: bool = True) -> tuple[dict[str, int], int, int]:
+    """Return the constants of the kernels, the number of bands, and the programs of a block of channels.
+
+    Programs that share the bands know the number of their rounds when they are compiled: where nothing is summed, as in
+    evaluation, each has one band, and the last batch of an epoch is as good as any other.
+    """
     batch, side, _, dim = x.shape
     width = max(2, power_of_two(side))
     block, rows = channel_block(dim, max(16, 1024 // width)), min(side, 14)
     bands = ceil_div(side, rows)
-    programs = program_count(x, batch * bands, ceil_div(dim, block), 8)
+    programs = program_count(x, batch * bands, ceil_div(dim, block), 8) if shares else batch * bands
     sizes = {"ROUNDS": ceil_div(batch * bands, programs), "BANDS": bands, "ROWS": rows}
     return dict(sizes, S=side, W=width, C=dim, BC=block), batch * bands, programs
 
@@ -118,7 +122,7 @@ def _band_sizes(x: Tensor) -> tuple[dict[str, int], int, int]:
 @_operator("Tensor x, NORM, Tensor kernel, bool with_sums", "(Tensor, Tensor)")
 def depthwise(x, *norm_and_kernel) -> tuple[Tensor, Tensor]:
     *others, with_sums = norm_and_kernel
-    (sizes, items, programs), (y, parts) = _band_sizes(x), _depthwise_outputs(x, with_sums)
+    (sizes, items, programs), (y, parts) = _band_sizes(x, with_sums), _depthwise_outputs(x, with_sums)
     grid = (programs, ceil_div(sizes["C"], sizes["BC"]))
     depthwise_kernels.depthwise_kernel[grid](x, *others, y, parts, items, SUMS=with_sums, **sizes)
     return y, parts
