@@ -36,7 +36,7 @@ def _add_precision(parser: Parser) -> None:
         "--fused",
         default="auto",
         choices=["auto", "on", "off"],
-        help="run sMLPNet's blocks by fused Triton kernels; auto: on CUDA where they are right and faster (default: auto)",
+        help="sMLPNet's blocks by fused Triton kernels; auto: on CUDA where they are right and faster (default: auto)",
     )
     text = "bit-equal results on an accelerator too (default: off)"
     group.add_argument("--deterministic", action="store_true", help=text)

@@ -55,7 +55,7 @@ def fuse_blocks(model: nn.Module, choice: str, setting: Setting, ranks: Ranks, l
 
 
 def obstacle(model: Any, setting: Setting) -> str | None:
-    """Return why the kernels cannot run the blocks of `model` in this setting; None if nothing is known to forbid it."""
+    """Return why the kernels cannot run the blocks of `model` in this setting; None if they may."""
     if not isinstance(model, sMLPNet):
         return "they are for the blocks of sMLPNet alone"
     if model.token_layout != "permute":

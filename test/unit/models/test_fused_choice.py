@@ -7,7 +7,6 @@ import sys
 import types
 
 import pytest
-import torch
 from paths import ROOT
 from small_models import create_tiny_model
 
