@@ -32,6 +32,12 @@ def _add_precision(parser: Parser) -> None:
         choices=["auto", "on", "off"],
         help="compile the model's blocks by torch.compile; auto: on CUDA (default: auto)",
     )
+    group.add_argument(
+        "--fused",
+        default="auto",
+        choices=["auto", "on", "off"],
+        help="sMLPNet's blocks by fused Triton kernels; auto: on CUDA where they are right and faster (default: auto)",
+    )
     text = "bit-equal results on an accelerator too (default: off)"
     group.add_argument("--deterministic", action="store_true", help=text)
     text = "give each process processor cores of its own (default: off)"

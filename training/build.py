@@ -9,6 +9,7 @@ import torch
 
 from checkpoints import loading
 from models import families
+from models.fused.choice import Setting, fuse_blocks
 from runtime import compiling
 from runtime.amp import select_precision
 from runtime.compat import Mixup, create_model
@@ -52,15 +53,17 @@ def build_run(
     syncs = trains and syncs_statistics(options, ranks, logger)
     model = (sync_statistics(model) if syncs else model).to(device.torch_device)
     unused = unused_parameters(options, ranks, model, logger)
-    is_compiled = compiling.compiles("off" if syncs else options.compile, device, logger.warning)
-    if is_compiled:
-        compiling.compile_blocks(model, options.compile)
     # The optimizer and its learning rate.
     lr = optim.scaled_lr(options, ranks.virtual_size)
     optimizer = optim.build_optimizer(options, model, lr)
     learning_rate = optim.LearningRate(options, optimizer, lr)
     # The precision may change model and optimizer; apex must do so before DDP wraps the model.
     precision = select_precision(options.amp, device, options.amp_dtype, options.opt_level)
+    setting = Setting(device, precision, trains, options.deterministic, options.compile == "on", syncs)
+    is_fused = fuse_blocks(model, options.fused, setting, ranks, logger)
+    is_compiled = compiling.compiles("off" if syncs or is_fused else options.compile, device, logger.warning)
+    if is_compiled:
+        compiling.compile_blocks(model, options.compile)
     model, optimizer = precision.prepare(model, optimizer)
     # The EMA copies the bare model, not the one wrapped by DDP.
     ema = build_ema(options, model, plan)
@@ -82,6 +85,7 @@ def build_run(
         print_freq=options.print_freq,
         show_bar=ranks.is_main and sys.stderr.isatty(),
         is_compiled=is_compiled,
+        is_fused=is_fused,
         skips_not_finite=options.on_nonfinite == "skip",
         grad_accum_steps=options.grad_accum_steps,
         stop=StopSignals(logger.warning),

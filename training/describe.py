@@ -51,7 +51,8 @@ def _model_rows(options: Options, run: Run) -> list[tuple[str, str]]:
     rows = [("model", "%s at %d pixels, %s parameters" % (options.model, options.input_size, format(parameters, ",")))]
     if hasattr(run.bare_model, "token_layout"):
         rows.append(("token layout", run.bare_model.token_layout))
-    rows.append(("blocks", "compiled at their first use" if run.is_compiled else "not compiled"))
+    how = "compiled at their first use" if run.is_compiled else "not compiled"
+    rows.append(("blocks", "by fused kernels" if run.is_fused else how))
     return rows
 
 

@@ -43,6 +43,7 @@ class Run:
     print_freq: int = 10  # steps from one progress line to the next
     show_bar: bool = False
     is_compiled: bool = False
+    is_fused: bool = False  # whether the blocks run by models/fused
     skips_not_finite: bool = False  # whether a step whose loss is not finite is skipped, rather than ending the run
     grad_accum_steps: int = 1
     skipped_in_a_row: int = 0

@@ -141,6 +141,7 @@ DEVICE = {
     "amp": [row(seen.ending, "", "--amp=native")],
     "amp_dtype": [row(seen.ending, "--amp-dtype=bfloat16", "--amp-dtype=float16", "--amp=native")],
     "compile": [row(seen.calls("compile"), "--compile=off", "--compile=on")],
+    "fused": [row(seen.ending, "", "--fused=on")],
     "deterministic": [row(seen.flags, "", "--deterministic")],
     "bind_cpu": [row(seen.calls("bind_cores"), "", "--bind-cpu")],
     "dist_url": [row(seen.joining, "", "--dist-url=tcp://a:1")],
