@@ -13,7 +13,7 @@ from torch import nn
 from checkpoints import loading, safetensors_files, weights
 from runtime import exporting
 from runtime.errors import RunError, reason
-from runtime.names import IMAGENET_MEAN, IMAGENET_STD
+from runtime.names import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from checkpoints.weights import TrainedModel
@@ -70,11 +70,15 @@ def metadata_of(network: TrainedModel, module: DeployedModel) -> dict[str, Any]:
         "input_size": network.info.image_size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
+        "crop_pct": CROP_PCT,
+        "interpolation": "bicubic",
         "input": "uint8 RGB, 0 to 255" if module.preprocesses else "float32 RGB, (value / 255 - mean) / std",
         "output": module.names[1],
     }
     if "token_layout" in network.info.keywords:
         metadata["token_layout"] = network.info.keywords["token_layout"]
+    recorded = network.info.options  # how images are read, for predict.py
+    metadata.update({name: recorded[name] for name in ("extensions", "exif_transpose") if recorded.get(name)})
     return metadata
 
 

@@ -119,7 +119,7 @@ def onnx_runner(data: bytes, threads: int) -> tuple[Callable[[Any], Any], dict[s
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes, one for each way to fail
-        raise RunError("onnxruntime does not load what was written: %s" % reason(error)) from None
+        raise RunError("onnxruntime does not load it: %s" % reason(error)) from None
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
 

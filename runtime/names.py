@@ -4,6 +4,7 @@ DEVICE_KINDS = ("npu", "cuda", "cpu")  # in the order of --device auto
 AMP_DTYPES = ("bfloat16", "float16")
 TOKEN_LAYOUTS = ("permute", "reshape")  # the paper's function, and that of the Ascend port
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CROP_PCT = 224 / 256  # the edge of the centre crop, as a fraction of the resized shorter edge
 EXPORT_FORMATS = ("onnx", "torchscript", "exported_program", "safetensors")
 DYNAMO_OPSET = 18  # the lowest that torch.export's ONNX exporter writes, and the default where torch has it
 TRACED_OPSET = 12  # the highest that torch 1.5 writes, by tracing
