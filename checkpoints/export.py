@@ -99,7 +99,7 @@ def write(
     images = module.example(2, network.info.image_size)
     if kind == "onnx":
         load: Callable[[bytes], tuple[Any, Any]] = load_onnx
-        data = _onnx_file(module, images, metadata, opset or exporting.default_opset())
+        data = onnx_file(network, module, opset)
     else:
         make, load = {
             "torchscript": (exporting.script_file, exporting.load_script),
@@ -133,6 +133,12 @@ def _onnx_file(module: DeployedModel, images: torch.Tensor, metadata: dict[str, 
         entry.key, entry.value = name, text
     exporting.require_package("onnx", "--format onnx").checker.check_model(model)
     return model.SerializeToString()
+
+
+def onnx_file(network: TrainedModel, module: DeployedModel, opset: int | None = None) -> bytes:
+    """Return an ONNX file, not yet compared with `module`."""
+    images = module.example(2, network.info.image_size)
+    return _onnx_file(module, images, metadata_of(network, module), opset or exporting.default_opset())
 
 
 def fast_onnx_file(
