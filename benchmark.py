@@ -19,6 +19,7 @@ from runtime.programs import run_program, slow_imports
 
 COMMANDS = {
     "step": ("training and evaluation steps a second", arguments.add_step),
+    "infer": ("images a second of a forward pass on the CPU, in torch and in onnxruntime", arguments.add_infer),
     "data": ("images a second that the loaders deliver", arguments.add_data),
     "e2e": ("images a second of whole epochs, from files to weights", arguments.add_e2e),
     "start": ("seconds until a run takes its first step", arguments.add_start),

@@ -38,21 +38,20 @@ MOST_ON_SHEET = 100
 def load(
     path: str | os.PathLike[str], device: str = "auto", ema: bool = False, token_layout: str | None = None
 ) -> Classifier:
-    """Return the Classifier of a checkpoint file or of a run's output folder (its best checkpoint).
+    """Return the Classifier of a checkpoint, a run's output folder (its best checkpoint) or an exported ONNX file.
 
     `device` is "auto", "npu", "cuda" or "cpu"; `ema` selects the EMA weights; `token_layout` overrides what the file
     records. ValueError where the file holds no model.
     """
-    from checkpoints.weights import load_model
-    from commands.classify import Classifier
+    from commands.classify import Classifier, load_trained
 
-    return Classifier(load_model(os.fspath(path), ema, token_layout), device)
+    return Classifier(load_trained(os.fspath(path), device, ema, token_layout), device)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options in `argv`; UserError where they are wrong."""
     parser = FileParser("predict.py", description="Class names and probabilities of images.", allow_abbrev=False)
-    parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, or the output folder of a run")
+    parser.add_argument("checkpoint", metavar="CKPT", help=".pth, .safetensors, .onnx, or the output folder of a run")
     parser.add_argument(
         "images",
         metavar="IMAGE|SOURCE|-",
@@ -96,10 +95,10 @@ def run(argv: Sequence[str]) -> int:
     options = parse(argv)
     with slow_imports():
         from checkpoints import weights
-        from commands.classify import Classifier
+        from commands.classify import Classifier, load_trained
         from pipeline.decoding import choose
         from runtime import host_memory
-    trained = weights.load_model(options.checkpoint, options.ema, options.token_layout)
+    trained = load_trained(options.checkpoint, options.device, options.ema, options.token_layout)
     decoding = choose(options.extensions, options.exif_transpose, trained.info.options)
     classifier = Classifier(trained, options.device, decoding)
     if not classifier.device.is_accelerator:

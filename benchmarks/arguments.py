@@ -31,6 +31,19 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     _add_rounds(parser, 7, 3.0)
 
 
+def add_infer(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `benchmark.py infer`."""
+    _add_workload(parser, has_device=False, has_batch_size=False)
+    parser.add_argument("--checkpoint", metavar="CKPT", help="measure its model (default: a new one of --model)")
+    text = "(default: 1 32)"
+    parser.add_argument("--batch-sizes", type=_COUNT, nargs="+", default=[1, 32], metavar="N", help=text)
+    text = "images on which the peers are compared, and int8 is calibrated (default: made here)"
+    parser.add_argument("--data-path", metavar="DIR", help=text)
+    parser.add_argument("--images", type=_COUNT, default=64, metavar="N", help="how many of them (default: 64)")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile, too (minutes more)")
+    _add_rounds(parser, 9, 2.0)
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the options of `benchmark.py data`."""
     parser.add_argument("--data-path", metavar="DIR", help="with train/ and val/ (default: 300 photos made here)")
@@ -107,12 +120,13 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=_COUNT, default=usable_cores(), metavar="N", help=text)
 
 
-def _add_workload(parser: argparse.ArgumentParser, has_device: bool = True) -> None:
+def _add_workload(parser: argparse.ArgumentParser, has_device: bool = True, has_batch_size: bool = True) -> None:
     """Add the options that choose the model and its batches."""
     names, default = list_models.names(), "smlpnet_tiny"
     text = "one of main.py --list-models (default: %s)" % default
     parser.add_argument("--model", default=default, choices=names, metavar="NAME", help=text)
-    parser.add_argument("--batch-size", type=_COUNT, metavar="N", help="(default: 8 on a CPU, otherwise 112)")
+    if has_batch_size:
+        parser.add_argument("--batch-size", type=_COUNT, metavar="N", help="(default: 8 on a CPU, otherwise 112)")
     parser.add_argument("--input-size", type=_COUNT, default=224, metavar="PIXELS", help="(default: 224)")
     if has_device:
         parser.add_argument("--device", default="auto", choices=["auto", *DEVICE_KINDS], help="(default: auto)")

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from checkpoints import loading, safetensors_files, weights
-from runtime import exporting
+from runtime import exporting, quantizing
 from runtime.errors import RunError, reason
-from runtime.names import IMAGENET_MEAN, IMAGENET_STD
+from runtime.names import CROP_PCT, IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from checkpoints.weights import TrainedModel
@@ -58,7 +58,10 @@ class DeployedModel(nn.Module):
     def example(self, batch: int, size: int) -> torch.Tensor:
         """Return images (batch, 3, size, size) in the form of the input, always the same ones."""
         values = numpy.random.RandomState(batch).randint(0, 256, (batch, 3, size, size)).astype(numpy.uint8)
-        images = torch.from_numpy(values)
+        return self.from_bytes(torch.from_numpy(values))
+
+    def from_bytes(self, images: torch.Tensor) -> torch.Tensor:
+        """Return uint8 images in the form of the input."""
         return images if self.preprocesses else DeployedModel(nn.Identity(), True, False)(images)
 
 
@@ -70,11 +73,15 @@ def metadata_of(network: TrainedModel, module: DeployedModel) -> dict[str, Any]:
         "input_size": network.info.image_size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
+        "crop_pct": CROP_PCT,
+        "interpolation": "bicubic",
         "input": "uint8 RGB, 0 to 255" if module.preprocesses else "float32 RGB, (value / 255 - mean) / std",
         "output": module.names[1],
     }
     if "token_layout" in network.info.keywords:
         metadata["token_layout"] = network.info.keywords["token_layout"]
+    recorded = network.info.options  # how images are read, for predict.py
+    metadata.update({name: recorded[name] for name in ("extensions", "exif_transpose") if recorded.get(name)})
     return metadata
 
 
@@ -91,8 +98,8 @@ def write(
     metadata = metadata_of(network, module)
     images = module.example(2, network.info.image_size)
     if kind == "onnx":
-        load: Callable[[bytes], tuple[Any, Any]] = _load_onnx
-        data = _onnx_file(module, images, metadata, opset or exporting.default_opset())
+        load: Callable[[bytes], tuple[Any, Any]] = load_onnx
+        data = onnx_file(network, module, opset)
     else:
         make, load = {
             "torchscript": (exporting.script_file, exporting.load_script),
@@ -128,7 +135,30 @@ def _onnx_file(module: DeployedModel, images: torch.Tensor, metadata: dict[str, 
     return model.SerializeToString()
 
 
-def _load_onnx(data: bytes) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict[str, str]]:
+def onnx_file(network: TrainedModel, module: DeployedModel, opset: int | None = None) -> bytes:
+    """Return an ONNX file, not yet compared with `module`."""
+    images = module.example(2, network.info.image_size)
+    return _onnx_file(module, images, metadata_of(network, module), opset or exporting.default_opset())
+
+
+def fast_onnx_file(
+    network: TrainedModel, module: DeployedModel, opset: int | None = None, more: dict[str, Any] | None = None
+) -> bytes:
+    """Return the ONNX file that onnxruntime runs fastest on a CPU, checked against `module`.
+
+    Its products have constant matrices, which the layout channels_last gives, and GELU is one operator where this
+    torch can write it (GELU_OPSET). `more` is added to the metadata.
+    """
+    metadata = dict(metadata_of(network, module), **(more or {}))
+    images = module.example(2, network.info.image_size).contiguous(memory_format=torch.channels_last)
+    data = _onnx_file(module, images, metadata, opset or exporting.fast_opset())
+    data = quantizing.fold(data)
+    compare(module, load_onnx(data)[0], network.info.image_size)
+    return data
+
+
+def load_onnx(data: bytes) -> tuple[Callable[[torch.Tensor], torch.Tensor], dict[str, str]]:
+    """Return the function that an ONNX file computes on the CPU, and its metadata."""
     run, metadata = exporting.onnx_runner(data, torch.get_num_threads())
     return lambda images: torch.from_numpy(run(images.numpy())), metadata
 

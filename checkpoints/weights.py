@@ -32,7 +32,8 @@ class WeightsInfo:
 class TrainedModel:
     """A model in evaluation mode on the CPU, with its weights, their `info` and the `checkpoint` they come from.
 
-    `class_names` are numbers from 0 where the checkpoint has none (`has_names` is False then).
+    `class_names` are numbers from 0 where the checkpoint has none (`has_names` is False then). An exported file has no
+    `weights` and an empty `checkpoint`; with `takes_bytes` its model takes uint8 images and normalises them.
     """
 
     path: str
@@ -42,6 +43,7 @@ class TrainedModel:
     checkpoint: dict[str, Any]
     class_names: list[str]
     has_names: bool
+    takes_bytes: bool = False
 
 
 def load_model(path: str, use_ema: bool = False, token_layout: str | None = None) -> TrainedModel:
@@ -141,7 +143,10 @@ def describe(info: WeightsInfo, checkpoint: dict[str, Any]) -> str:
     words += ["%s %s" % (name.replace("_", " "), value) for name, value in own.items()]
     if checkpoint.get("epoch") is not None:
         words.append("epoch %d" % checkpoint["epoch"])
-    words.append("with EMA weights" if checkpoint.get("model_ema") else "without EMA weights")
+    if not checkpoint:
+        words.append("exported, by onnxruntime")
+    else:
+        words.append("with EMA weights" if checkpoint.get("model_ema") else "without EMA weights")
     return ", ".join(words)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import datasets
 import engine
-from checkpoints import weights
+from checkpoints import onnx_files, weights
 from pipeline import batch_bytes, batches
 from pipeline.decoding import Decoding, choose
 from pipeline.lanes import LaneBatches, in_order
@@ -54,7 +54,7 @@ class Classifier:
     def __init__(self, trained: weights.TrainedModel, device: str = "auto", decoding: Decoding | None = None) -> None:
         self.trained, self.class_names = trained, trained.class_names
         self.decoding = choose(None, None, trained.info.options) if decoding is None else decoding
-        self.device = select_device(device)
+        self.device = select_device("cpu" if onnx_files.is_onnx(trained.path) else device)
         self.device.disable_short_float32()
         self.model = trained.model.to(self.device.torch_device)
         self.transform = batch_bytes.ToBytes(eval_transform(trained.info.image_size))
@@ -98,7 +98,7 @@ class Classifier:
     @inference_mode()
     def rank(self, batch: batch_bytes.ByteBatch, top: int) -> dict[int, Ranking]:
         """Return {target: [(class, probability), ...]} for the images of a batch; their targets are any numbers."""
-        images, numbers = batch_bytes.normalize(batch, self.device)
+        images, numbers = self._inputs_of(batch)
         logits = engine.forward(self.model, images, self.device).float()
         best = logits.topk(min(top, len(self.class_names)), dim=1).indices  # by logits, as the accuracy is counted
         values = torch.softmax(logits, dim=1).gather(1, best)
@@ -106,6 +106,12 @@ class Classifier:
             number: [(self.class_names[index], value) for index, value in zip(*row)]
             for number, *row in zip(numbers.tolist(), best.tolist(), values.tolist())
         }
+
+    def _inputs_of(self, batch: batch_bytes.ByteBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (images, targets) of a batch in the form that the model takes."""
+        if self.trained.takes_bytes:
+            return batch.bytes.permute(0, 3, 1, 2), batch.targets
+        return batch_bytes.normalize(batch, self.device)
 
     def predict_files(
         self, paths: Sequence[str], top: int = 5, batch_size: int = BATCH_SIZE, workers: int | None = None
@@ -134,6 +140,13 @@ class Classifier:
                 yield numbers, [_prediction(images.name(number), ranked.get(number), reasons) for number in numbers]
 
         yield from in_order(predictions())
+
+
+def load_trained(path: str, device: str, use_ema: bool, token_layout: str | None) -> weights.TrainedModel:
+    """Return the model in a checkpoint, or in an ONNX file of export_onnx.py, to be used on `device`."""
+    if onnx_files.is_onnx(path):
+        return onnx_files.load_model(path, device, use_ema, token_layout)
+    return weights.load_model(path, use_ema, token_layout)
 
 
 def is_finite(top: Ranking) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator
 import torch
 
 from runtime.errors import RunError, UserError, reason
-from runtime.names import DYNAMO_OPSET, TRACED_OPSET
+from runtime.names import DYNAMO_OPSET, GELU_OPSET, INT8_OPSET, TRACED_OPSET
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +28,11 @@ _EXTRA_FILE = "metadata.json"
 def default_opset() -> int:
     """Return the ONNX opset that this torch exports by default."""
     return DYNAMO_OPSET if _has_dynamo() else TRACED_OPSET
+
+
+def fast_opset() -> int:
+    """Return the ONNX opset whose models run fastest: the first with GELU as one operator, where torch traces not."""
+    return GELU_OPSET if _has_dynamo() else INT8_OPSET
 
 
 def _has_dynamo() -> bool:
@@ -44,8 +49,14 @@ def require_package(package: str, purpose: str) -> Any:
         raise UserError("%s needs the package %s (%s): pip install %s" % (purpose, package, error, package)) from None
 
 
+def require_recent_torch(purpose: str) -> None:
+    """Raise UserError where this torch is older than 2.1, with which speeds are measured."""
+    if not hasattr(torch.nn.Module, "compile"):
+        raise UserError("%s needs torch 2.1 or newer; this is %s" % (purpose, torch.__version__))
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence exporters, which warn of shapes that become constants on purpose, and log the traceback of a failure."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -68,7 +79,7 @@ def onnx_model(module: nn.Module, images: Tensor, names: list[str], opset: int) 
         require_package("onnxscript", "--format onnx")
     export = _by_dynamo if is_dynamo else _by_tracing
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             model = export(onnx, module, images, names, opset)
     except UserError:
         raise
@@ -119,7 +130,7 @@ def onnx_runner(data: bytes, threads: int) -> tuple[Callable[[Any], Any], dict[s
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its own classes, one for each way to fail
-        raise RunError("onnxruntime does not load what was written: %s" % reason(error)) from None
+        raise RunError("onnxruntime does not load it: %s" % reason(error)) from None
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0], session.get_modelmeta().custom_metadata_map
 
@@ -127,7 +138,7 @@ def onnx_runner(data: bytes, threads: int) -> tuple[Callable[[Any], Any], dict[s
 def script_file(module: nn.Module, images: Tensor, metadata: str) -> bytes:
     """Return TorchScript by tracing, with the text `metadata` as the extra file metadata.json."""
     buffer = io.BytesIO()
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         traced = torch.jit.trace(module, images, check_trace=False)
         torch.jit.save(traced, buffer, _extra_files=_extra_files(metadata))
     return buffer.getvalue()
@@ -136,7 +147,7 @@ def script_file(module: nn.Module, images: Tensor, metadata: str) -> bytes:
 def load_script(data: bytes) -> tuple[Any, str]:
     """Return the module in a file of `script_file`, and its metadata."""
     files: Any = _extra_files("")
-    with _quiet():
+    with quiet():
         module = torch.jit.load(io.BytesIO(data), _extra_files=files)
     text = files[_EXTRA_FILE]
     return module, text.decode() if isinstance(text, bytes) else text
@@ -156,7 +167,7 @@ def program_file(module: nn.Module, images: Tensor, metadata: str) -> bytes:
         raise UserError(
             "torch %s has no torch.export with a free batch: torch 2.2 has; or use another --format" % torch.__version__
         )
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(module, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={_EXTRA_FILE: metadata})

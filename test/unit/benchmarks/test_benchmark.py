@@ -131,7 +131,7 @@ def test_rows_without_a_ratio_give_no_chart(tmp_path):
 @pytest.mark.parametrize(
     "words, text",
     [
-        ([], "no command is given; choose from step, data"),
+        ([], "no command is given; choose from step, infer"),
         (["nothing"], "unknown command nothing; choose from " + ", ".join(benchmark.COMMANDS)),
         (["ledgr"], "unknown command ledgr; choose from %s; did you mean ledger?" % ", ".join(benchmark.COMMANDS)),
         (["step", "--round", "1"], "unknown option --round; did you mean --rounds?"),
@@ -199,6 +199,7 @@ def photo_folder(tmp_path_factory):
             ["step", "--device=cpu", "--precision=float32", "--batch-size=2", "--input-size=32"],
             "train float32 baseline",
         ),
+        (["infer", "--model=shiftvit_r4_tiny", "--input-size=32", "--batch-sizes=2"], "torch eager, batch 2"),
         (["data", "--batch-size=4", "--input-size=32", "--num-workers=0"], "train on one core: published"),
         (["e2e", "--device=cpu", "--batch-size=4", "--input-size=32", "--steps=2", "--seconds=0"], "steps alone"),
         (["start", "--files=2000"], "torchvision ImageFolder"),
@@ -206,7 +207,7 @@ def photo_folder(tmp_path_factory):
     ],
 )
 def test_each_command_measures_and_prints(words, baseline, photo_folder, tmp_path, capsys):
-    if words[0] in ("step", "data"):
+    if words[0] in ("step", "infer", "data"):
         words += ["--rounds=1", "--seconds=0"]
     if words[0] in ("data", "e2e"):
         words += ["--data-path=" + photo_folder]
