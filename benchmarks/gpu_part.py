@@ -80,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
         seconds = float(os.environ.get(LIMIT_VARIABLE, "inf"))
         module.measure(Setting(device, sizes, findings, seconds), *options.words)
     except ModuleNotFoundError as error:
-        findings.note("not run, since a package is not installed", error.name)
+        findings.note("not run, since a package is not installed", (error.name or str(error)).partition(".")[0])
         return LACKS_PACKAGE
     return 1 if findings.fails else 0
 
