@@ -4,6 +4,8 @@ import os
 import sys
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-REFERENCE = os.path.join(_ROOT, "test", "reference")
-if REFERENCE not in sys.path:
-    sys.path.append(REFERENCE)  # of baseline_smlp, baseline_siblings and baseline_training
+_REFERENCE = os.path.join(_ROOT, "test", "reference")  # baseline_smlp, baseline_siblings and baseline_training
+_HELPERS = os.path.join(_ROOT, "test", "helpers")  # recipe
+for _folder in (_REFERENCE, _HELPERS):
+    if _folder not in sys.path:
+        sys.path.append(_folder)

@@ -58,12 +58,12 @@ def _precisions(device: Device) -> list[str]:
 
 
 def _peers(workload: Workload, mode: str, precision: str, compares_compiled: bool) -> dict[str, Callable[[], int]]:
-    peers = {"baseline": _baseline(workload, mode, precision)}
+    peers = {"baseline": baseline(workload, mode, precision)}
     if precision != "float32":
-        peers["float32 baseline"] = _baseline(workload, mode, "float32")
-    peers["eager"] = _ours(workload, mode, precision, "off")
+        peers["float32 baseline"] = baseline(workload, mode, "float32")
+    peers["eager"] = ours(workload, mode, precision, "off")
     if compares_compiled:
-        peers["compiled"] = _ours(workload, mode, precision, "on")
+        peers["compiled"] = ours(workload, mode, precision, "on")
     return peers
 
 
@@ -72,7 +72,7 @@ def _rows(rates: dict[str, list[float]], baseline: str, name: str, measure: str)
     return [timing.to_row("%s %s" % (name, peer), measure, rate) for peer, rate in summary.items()]
 
 
-def _ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> Callable[[], int]:
+def ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> Callable[[], int]:
     """Return a function that does one unit of this project's work; UserError where it cannot be compiled."""
     compiles(compile_choice, workload.device)
     amp = ["--amp=none"] if precision == "float32" else ["--amp=native", "--amp-dtype=" + precision]
@@ -96,7 +96,7 @@ def _ours(workload: Workload, mode: str, precision: str, compile_choice: str) ->
     return train
 
 
-def _baseline(workload: Workload, mode: str, precision: str) -> Callable[[], int]:
+def baseline(workload: Workload, mode: str, precision: str) -> Callable[[], int]:
     """Return a function that does one unit of the baseline's work."""
     model, device = workload.baseline_model(), workload.device
     images, targets = workload.batch(torch.contiguous_format)
@@ -137,7 +137,7 @@ def _profile(workload: Workload, precision: str, is_compiled: bool) -> list[Row]
 
     Their values are milliseconds, and the fraction of all operators' or kernels' time.
     """
-    work = _ours(workload, "train", precision, "on" if is_compiled else "off")
+    work = ours(workload, "train", precision, "on" if is_compiled else "off")
     for _ in range(2):
         work()
     with torch.profiler.profile() as profile:
