@@ -4,7 +4,8 @@ traffic.py defines how an operator is counted. In training the second step is co
 state; without a loss scale.
 
 Autocast is the CPU's, as torch does not differentiate tensors of a missing GPU, with a GPU's rule for layer norm: its
-input is cast to float32. In the rows `plain` is the baseline, `eager` this code.
+input is cast to float32. In the rows `plain` is the baseline, `eager` this code, `fused` this code with --fused on,
+where Triton is installed; with as many programs as on an H100.
 
 The floor is the least that must move when everything is fused but the kernel boundaries: each convolution and each
 matrix product is one kernel; so is, in training, each reduction of a batch norm. Elementwise work, layer norms,
@@ -31,6 +32,7 @@ go below it.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Callable, Iterator
@@ -45,6 +47,7 @@ from torch.overrides import TorchFunctionMode
 import models  # noqa: F401 - registers the models with timm
 from benchmarks.report import Row
 from benchmarks.traffic import Contentless, Ledger
+from models.smlp import sMLPNet
 from options import parsing
 from runtime.amp import DTYPES, Precision
 from runtime.autocast import dtype_of_autocast
@@ -68,13 +71,10 @@ def run(options: argparse.Namespace) -> list[Row]:
     """Return rows of MB an image: the floor, and of the baseline and of ours the total and each kind of operator."""
     is_training = options.mode == "train"
     with Contentless():
-        try:
-            ours = create_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
-        except ValueError as error:
-            raise UserError("--input-size %d: %s" % (options.input_size, error)) from None
+        ours, fused = (our_model(options.model, options.input_size) for _ in range(2))
         baseline = baseline_smlp.baseline_model(options.model, image_size=options.input_size, num_classes=_CLASSES)
         images = torch.randn(options.batch_size, 3, options.input_size, options.input_size)
-        for model in (ours, baseline):
+        for model in (ours, fused, baseline):
             make_copyable(model)
         least = floor(baseline, images, options.precision, is_training)
         laid = images.contiguous(memory_format=Device("cpu").memory_format)  # as the loaders return them
@@ -82,6 +82,11 @@ def run(options: argparse.Namespace) -> list[Row]:
             "plain": count(baseline, baseline_step, images, options.precision, is_training),
             "eager": count(ours, our_step, laid, options.precision, is_training),
         }
+        if isinstance(ours, sMLPNet) and importlib.util.find_spec("triton"):
+            from models.fused.block import FusedBlock
+
+            fused.apply_block = FusedBlock(fused.apply_block)
+            tables["fused"] = count(fused, our_step, laid, options.precision, is_training)
     found = [("floor", least)]
     found += [(name, sum(table.values())) for name, table in tables.items()]
     for name, table in tables.items():
@@ -91,6 +96,14 @@ def run(options: argparse.Namespace) -> list[Row]:
         Row(setting, "memory traffic", moved / len(images) / _MEGABYTE, "MB an image", moved / total)
         for setting, moved in found
     ]
+
+
+def our_model(name: str, image_size: int) -> Any:
+    """Return the model called `name`; UserError for a size that it cannot have."""
+    try:
+        return create_model(name, image_size=image_size, num_classes=_CLASSES)
+    except ValueError as error:
+        raise UserError("--input-size %d: %s" % (image_size, error)) from None
 
 
 def make_copyable(model: nn.Module) -> None:

@@ -5,8 +5,9 @@ operator reads and writes its target, one that only overwrites it writes it; a v
 expanded tensor counts its distinct elements. Convolutions alone are counted in more detail: backward, one operator
 stands for a kernel for each gradient that is needed (image, weight, bias), and each reads the output's gradient, as the
 operators of a linear layer do; and an image or gradient whose axes are ordered neither as (B, C, H, W) nor as
-(B, H, W, C) is copied first, which counts as a copy. Caches, and whatever else a kernel does internally (a second pass
-of a batch norm, say), are not counted.
+(B, H, W, C) is copied first, which counts as a copy. Each operator of models/fused is one kernel, the parts of its sums
+among its outputs. Caches, and whatever else a kernel does internally (a second pass of a batch norm, say), are not
+counted.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class Ledger(TorchDispatchMode):
 
 def kind_of(operator: Any) -> str:
     """Return the kind to which an operator's bytes are added."""
-    name = operator._schema.name.partition("::")[2]
+    space, _, name = operator._schema.name.partition("::")
+    if space == "smlp":
+        return "fused kernels"
     return next((kind for part, kind in _KINDS if part in name), "other")
 
 

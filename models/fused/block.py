@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.fused.sizes import MOST_SIDE
 from models.fused.token_mixing import Settings, TokenMix
 from runtime.amp import DTYPES
+from runtime.autocast import dtype_of_autocast
 
 _DTYPES = (torch.float32, *DTYPES.values())
 
@@ -28,7 +29,7 @@ class FusedBlock:
         token_scale: Tensor | None,
         channel_scale: Tensor | None,
     ) -> Tensor:
-        dtype = _compute_dtype(x)
+        dtype = dtype_of_autocast(x.device.type) or x.dtype
         if not takes(x, dtype):
             return self.eager(x, token_mix, channel_mix, token_scale, channel_scale)
         tokens = x.permute(0, 2, 3, 1).to(dtype).contiguous()
@@ -76,9 +77,3 @@ def _follow(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) ->
             momentum = 1 / norm.num_batches_tracked.to(mean.dtype)
     norm.running_mean.lerp_(mean, momentum)
     norm.running_var.lerp_(variance * (count / (count - 1)), momentum)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """Return the precision of autocast where it is on, otherwise that of `x`."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

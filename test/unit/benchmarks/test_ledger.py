@@ -216,3 +216,20 @@ def test_nothing_goes_below_the_floor(mode, precision):
 def test_ours_moves_no_more_than_the_baseline(mode, precision):
     baseline, ours, _ = ledgers(mode, precision)
     assert sum(ours.values()) <= sum(baseline.values())
+
+
+def test_fused_kernels_move_less_than_two_thirds_of_the_baseline():
+    pytest.importorskip("triton", reason="NOT CHECKED: the fused kernels, without Triton")
+    options = {"model": "smlpnet_tiny", "mode": "train", "input_size": 224, "batch_size": 112, "precision": "float16"}
+    rows = {row.setting: row for row in ledger.run(types.SimpleNamespace(**options))}
+    assert rows["fused"].ratio < 0.66
+    assert rows["fused: fused kernels"].value > 100
+    assert "fused: cat" not in rows
+
+
+def test_a_fused_kernel_counts_what_it_reads_and_writes():
+    operators = pytest.importorskip("models.fused.operators", reason="NOT CHECKED: the fused kernels, without Triton")
+    tokens, channels, matrix, bias = torch.empty(2, 7, 7, 16), torch.empty(16), torch.empty(7, 7), torch.empty(7)
+    norm = (channels, channels.clone(), channels.clone(), channels.clone(), 1e-5)
+    moved = moved_by(lambda book: operators.mix_columns(tokens, *norm, matrix, bias))
+    assert moved == {"fused kernels": FLOAT * (2 * 2 * 49 * 16 + 4 * 16 + 49 + 7)}
