@@ -120,6 +120,9 @@ TABLE = {
     ),
     EXPORT + " --format --with-preprocess --softmax": executed(module="onnxruntime"),
     EXPORT: executed(module="safetensors"),
+    EXPORT + " --int8 --calibration-data": covered(
+        "test/unit/benchmarks/test_gain.py::test_int8_is_written_and_predicts_nearly_the_same"
+    ),
     ATC + "--soc-version": left_out("needs CANN"),
     ATC + "--dynamic-batch-size --soc-version": left_out("needs CANN"),
     "cd FILE": left_out("the reader's own folder"),
