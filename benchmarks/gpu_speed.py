@@ -87,10 +87,7 @@ def _make(setting: Setting, batch: str, mode: str, name: str) -> Work:
     workload = Workload(setting.sizes.model, setting.sizes.batches[batch], setting.sizes.input_size, setting.device)
     reset_peak_memory(setting.device)
     before = setting.device.max_memory_mib()
-    if name == "baseline":
-        work = step.baseline(workload, mode, _precision(setting))
-    else:
-        work = step.ours(workload, mode, _precision(setting), "on" if name == "compiled" else "off")
+    work = step.peer(workload, mode, _precision(setting), name)
     for _ in range(WARM_UP_STEPS):
         work()
     peak = setting.device.max_memory_mib()

@@ -58,13 +58,20 @@ def _precisions(device: Device) -> list[str]:
 
 
 def _peers(workload: Workload, mode: str, precision: str, compares_compiled: bool) -> dict[str, Callable[[], int]]:
-    peers = {"baseline": baseline(workload, mode, precision)}
+    peers = {"baseline": _baseline(workload, mode, precision)}
     if precision != "float32":
-        peers["float32 baseline"] = baseline(workload, mode, "float32")
-    peers["eager"] = ours(workload, mode, precision, "off")
+        peers["float32 baseline"] = _baseline(workload, mode, "float32")
+    peers["eager"] = _ours(workload, mode, precision, "off")
     if compares_compiled:
-        peers["compiled"] = ours(workload, mode, precision, "on")
+        peers["compiled"] = _ours(workload, mode, precision, "on")
     return peers
+
+
+def peer(workload: Workload, mode: str, precision: str, name: str) -> Callable[[], int]:
+    """Return a function that does one unit of work of "baseline", "eager" or "compiled"."""
+    if name == "baseline":
+        return _baseline(workload, mode, precision)
+    return _ours(workload, mode, precision, "on" if name == "compiled" else "off")
 
 
 def _rows(rates: dict[str, list[float]], baseline: str, name: str, measure: str) -> list[Row]:
@@ -72,7 +79,7 @@ def _rows(rates: dict[str, list[float]], baseline: str, name: str, measure: str)
     return [timing.to_row("%s %s" % (name, peer), measure, rate) for peer, rate in summary.items()]
 
 
-def ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> Callable[[], int]:
+def _ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> Callable[[], int]:
     """Return a function that does one unit of this project's work; UserError where it cannot be compiled."""
     compiles(compile_choice, workload.device)
     amp = ["--amp=none"] if precision == "float32" else ["--amp=native", "--amp-dtype=" + precision]
@@ -96,7 +103,7 @@ def ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> 
     return train
 
 
-def baseline(workload: Workload, mode: str, precision: str) -> Callable[[], int]:
+def _baseline(workload: Workload, mode: str, precision: str) -> Callable[[], int]:
     """Return a function that does one unit of the baseline's work."""
     model, device = workload.baseline_model(), workload.device
     images, targets = workload.batch(torch.contiguous_format)
@@ -137,7 +144,7 @@ def _profile(workload: Workload, precision: str, is_compiled: bool) -> list[Row]
 
     Their values are milliseconds, and the fraction of all operators' or kernels' time.
     """
-    work = ours(workload, "train", precision, "on" if is_compiled else "off")
+    work = _ours(workload, "train", precision, "on" if is_compiled else "off")
     for _ in range(2):
         work()
     with torch.profiler.profile() as profile:
