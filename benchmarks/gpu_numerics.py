@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import runs
 from benchmarks.runs import Workload
+from benchmarks.step import NOT_ON_A_CPU
 from runtime.amp import DTYPES, NativePrecision
 from runtime.compat import inference_mode
 
@@ -34,17 +35,34 @@ ROUNDING_BOUND = 1e-5  # of a float32 sum; TF32 has 10 bits, and shows 2e-4
 TRAIN_SIZE = 64  # of models_train.json
 
 
-def measure(setting: Setting) -> None:
-    """Note the errors of this project's code on the device."""
+def measure(setting: Setting, way: str) -> None:
+    """Note the errors of this project's code on the device: of "eager", or of "fused" what differs from it."""
     device, findings = setting.device, setting.findings
+    if way == "fused":
+        if device.is_accelerator:
+            _check_logits(setting, way)
+            _check_gradients(device, findings, way)
+        else:
+            findings.note("logits", NOT_ON_A_CPU[way])
+        return
     _check_float32(device, findings)
-    _check_logits(setting)
-    _check_gradients(device, findings)
+    _check_logits(setting, way)
+    _check_gradients(device, findings, way)
     _note_layer_norm(device, findings)
     if device.is_accelerator:
         _check_overflow(setting)
     else:
         findings.note("overflow of the loss scale", "not run: a CPU has no loss scale")
+
+
+def _made(way: str, blocks: str, **words: Any) -> torch.nn.Module:
+    """Return the golden model, laid out in a `way`, whose `blocks` are "eager" or "fused"."""
+    model = recipe.made(way, MODEL, **words)
+    if blocks == "fused":
+        from models.fused.block import FusedBlock  # needs Triton
+
+        model.apply_block = FusedBlock(model.apply_block)
+    return model
 
 
 def _autocast(device: Device, precision: str) -> ContextManager[Any]:
@@ -74,14 +92,14 @@ def _check_float32(device: Device, findings: Findings) -> None:
 
 
 @inference_mode()
-def _check_logits(setting: Setting) -> None:
+def _check_logits(setting: Setting, blocks: str) -> None:
     recorded = recipe.golden("models_eval")
     wanted = {want["input_size"]: want for want in recorded["other_image_sizes"].values()}
     wanted[224] = recorded["models"][MODEL]
     for size in setting.sizes.golden_sizes:
         images = recipe.normal("input", (2, 3, size, size)).to(setting.device.torch_device)
         for way in ("contiguous", "channels_last"):
-            model = recipe.made(way, MODEL, image_size=size).to(setting.device.torch_device)
+            model = _made(way, blocks, image_size=size).to(setting.device.torch_device)
             for precision in ("float32", *DTYPES):
                 with _autocast(setting.device, precision):
                     logits = model(recipe.laid(way, images)).double().cpu()
@@ -95,7 +113,7 @@ def _check_logits(setting: Setting) -> None:
                 setting.findings.check(name + ", same class", is_same_class)
 
 
-def _check_gradients(device: Device, findings: Findings) -> None:
+def _check_gradients(device: Device, findings: Findings, blocks: str) -> None:
     """Compare one training step with the recorded loss, and its gradients with the baseline's in float64."""
     recorded = recipe.golden("models_train")[MODEL]
     words = {"image_size": TRAIN_SIZE, "num_classes": recorded["config"]["num_classes"]}
@@ -108,7 +126,7 @@ def _check_gradients(device: Device, findings: Findings) -> None:
         return loss.item(), list(gradients)
 
     baseline = recipe.fill(baseline_model(MODEL, **words)).train()
-    ours = recipe.made("channels_last", MODEL, **words).train().to(device.torch_device)
+    ours = _made("channels_last", blocks, **words).train().to(device.torch_device)
     _, exact = step(baseline.double(), images.double(), "float32")
     baseline = baseline.float().to(device.torch_device)
     on_device = images.to(device.torch_device)

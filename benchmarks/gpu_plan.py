@@ -39,13 +39,15 @@ class Part(NamedTuple):
 PARTS = [
     Part("facts", 25, "gpu_facts"),
     Part("compile", 170, "gpu_speed compile", runs_beside=True),
-    Part("numerics", 60, "gpu_numerics"),
-    Part("resume", 80, "gpu_resume off"),
+    Part("numerics", 55, "gpu_numerics eager"),
+    Part("numerics-fused", 40, "gpu_numerics fused"),
+    Part("resume", 80, "gpu_resume eager"),
     Part("speed-small", 110, "gpu_speed small", runs_alone=True),
     Part("profile", 40, "gpu_speed profile", runs_alone=True),
     Part("speed-large", 80, "gpu_speed large", runs_alone=True),
     Part("loader", 50, "gpu_loader", runs_alone=True),
-    Part("resume-compiled", 80, "gpu_resume on"),
+    Part("resume-fused", 60, "gpu_resume fused"),
+    Part("resume-compiled", 80, "gpu_resume compiled"),
 ]
 
 

@@ -15,6 +15,7 @@ import numpy
 import torch
 from PIL import Image
 
+from benchmarks.step import NOT_ON_A_CPU, WAYS
 from checkpoints import loading, store
 
 if TYPE_CHECKING:
@@ -25,16 +26,19 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CLASSES, SIDE = 10, 32
 
 
-def measure(setting: Setting, compile_choice: str) -> None:
-    """Train configs/digits.yaml twice, the second time with a kill -9 within an epoch, and compare the checkpoints."""
-    if compile_choice == "on" and not setting.device.is_accelerator:
-        setting.findings.note("undisturbed run", "not run: compiling takes minutes on a CPU")
+def measure(setting: Setting, way: str) -> None:
+    """Train configs/digits.yaml twice, the second time with a kill -9 within an epoch, and compare the checkpoints.
+
+    `way` is one of benchmarks.step.WAYS.
+    """
+    if way != "eager" and not setting.device.is_accelerator:
+        setting.findings.note("undisturbed run", NOT_ON_A_CPU[way])
         return
     with tempfile.TemporaryDirectory() as work:
         write_images(work, setting.sizes.images)
         words = ["--config=" + os.path.join(ROOT, "configs", "digits.yaml"), "--data-path=" + work]
         words += ["--device=" + setting.device.kind, "--model=" + setting.sizes.model]
-        words += ["--compile=" + compile_choice, "--deterministic", "--checkpoint-steps=2", "--print-freq=1"]
+        words += [*WAYS[way], "--deterministic", "--checkpoint-steps=2", "--print-freq=1"]
         words += ["--epochs=2"] if setting.device.is_accelerator else ["--epochs=1", "--batch-size=6"]
         compare_runs(setting.findings, words, work)
 

@@ -18,7 +18,7 @@ from benchmarks.report import Row
 from benchmarks.runs import Workload
 from runtime.amp import Precision, select_precision
 from runtime.compat import inference_mode
-from runtime.compiling import compiles
+from runtime.errors import UserError
 
 if TYPE_CHECKING:
     import argparse
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 
 TOP_OPERATORS = 15  # of a profile
 _KERNEL_NAME = 100  # characters of a kernel's name; templates have thousands
+
+# How this project's steps are made, by what a row calls them: options of main.py.
+WAYS = {
+    "eager": ["--compile=off", "--fused=off"],
+    "compiled": ["--compile=on", "--fused=off"],
+    "fused": ["--compile=off", "--fused=on"],
+}
+# Why the plan for a GPU leaves out a way where it is rehearsed.
+NOT_ON_A_CPU = {
+    "compiled": "not run: compiling takes minutes on a CPU",
+    "fused": "not run: the fused kernels need a CUDA device",
+}
 
 
 def run(options: argparse.Namespace) -> list[Row]:
@@ -61,17 +73,20 @@ def _peers(workload: Workload, mode: str, precision: str, compares_compiled: boo
     peers = {"baseline": _baseline(workload, mode, precision)}
     if precision != "float32":
         peers["float32 baseline"] = _baseline(workload, mode, "float32")
-    peers["eager"] = _ours(workload, mode, precision, "off")
+    peers["eager"] = _ours(workload, mode, precision, "eager")
     if compares_compiled:
-        peers["compiled"] = _ours(workload, mode, precision, "on")
+        peers["compiled"] = _ours(workload, mode, precision, "compiled")
+    if workload.device.kind == "cuda":
+        try:
+            peers["fused"] = _ours(workload, mode, precision, "fused")
+        except UserError as error:
+            print("%s: fused is left out: %s" % (mode, error))
     return peers
 
 
 def peer(workload: Workload, mode: str, precision: str, name: str) -> Callable[[], int]:
-    """Return a function that does one unit of work of "baseline", "eager" or "compiled"."""
-    if name == "baseline":
-        return _baseline(workload, mode, precision)
-    return _ours(workload, mode, precision, "on" if name == "compiled" else "off")
+    """Return a function that does one unit of work of "baseline" or one of WAYS."""
+    return _baseline(workload, mode, precision) if name == "baseline" else _ours(workload, mode, precision, name)
 
 
 def _rows(rates: dict[str, list[float]], baseline: str, name: str, measure: str) -> list[Row]:
@@ -79,11 +94,10 @@ def _rows(rates: dict[str, list[float]], baseline: str, name: str, measure: str)
     return [timing.to_row("%s %s" % (name, peer), measure, rate) for peer, rate in summary.items()]
 
 
-def _ours(workload: Workload, mode: str, precision: str, compile_choice: str) -> Callable[[], int]:
-    """Return a function that does one unit of this project's work; UserError where it cannot be compiled."""
-    compiles(compile_choice, workload.device)
+def _ours(workload: Workload, mode: str, precision: str, way: str) -> Callable[[], int]:
+    """Return a function that does one unit of this project's work in one of WAYS; UserError where it cannot."""
     amp = ["--amp=none"] if precision == "float32" else ["--amp=native", "--amp-dtype=" + precision]
-    _, run = runs.make_run(workload.words("--compile=" + compile_choice, *amp))
+    _, run = runs.make_run(workload.words(*WAYS[way], *amp))
     batch = workload.batch(run.device.memory_format)
     if mode == "eval":
 
@@ -144,7 +158,7 @@ def _profile(workload: Workload, precision: str, is_compiled: bool) -> list[Row]
 
     Their values are milliseconds, and the fraction of all operators' or kernels' time.
     """
-    work = _ours(workload, "train", precision, "on" if is_compiled else "off")
+    work = _ours(workload, "train", precision, "compiled" if is_compiled else "eager")
     for _ in range(2):
         work()
     with torch.profiler.profile() as profile:

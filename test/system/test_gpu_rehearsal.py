@@ -77,6 +77,8 @@ def test_the_whole_plan(start, tmp_path):
     assert found["loader", "exact loader alone"] > 0
     assert "simplejpeg" in found["loader", "fast loader"]
     assert found["resume-compiled", "undisturbed run"] == "not run: compiling takes minutes on a CPU"
+    for part, name in (("numerics-fused", "logits"), ("resume-fused", "undisturbed run")):
+        assert found[part, name] == "not run: the fused kernels need a CUDA device"
     assert "resume.log" in (tmp_path / "out" / "all.log").read_text()
 
 
