@@ -24,6 +24,7 @@ COMMANDS = {
     "e2e": ("images a second of whole epochs, from files to weights", arguments.add_e2e),
     "start": ("seconds until a run takes its first step", arguments.add_start),
     "ledger": ("memory that a step moves, by operator, counted without a device", arguments.add_ledger),
+    "kernels": ("registers and shared memory of the fused kernels, compiled without a GPU", arguments.add_kernels),
     "scale": ("images a second of several processes beside one", arguments.add_scale),
     "parity": ("accuracy that this code and the baseline reach, over many seeds", arguments.add_parity),
     "skew": ("macro F1 that is gained where classes are skewed", arguments.add_skew),
@@ -44,7 +45,8 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("unknown command %s; choose from %s%s" % (name, names, did_you_mean(name, COMMANDS)))
     text, add_arguments = COMMANDS[name]
     parser = Parser("benchmark.py " + name, description="Measure %s." % text, allow_abbrev=False)
-    help_text = "write NAME.json and NAME.png there" + ("" if name == "parity" else " (default: print only)")
+    files = "kernels.json" if name == "kernels" else "NAME.json and NAME.png"
+    help_text = "write %s there" % files + ("" if name == "parity" else " (default: print only)")
     parser.add_argument("--output", metavar="DIR", help=help_text)
     add_arguments(parser)
     options = parser.parse_args(argv[1:])
@@ -53,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     with slow_imports():
         module, report = _import(name)
     result = module.run(options)
-    if name == "parity":  # it writes its own results
+    if name in ("kernels", "parity"):  # they write their own results
         return result
     report.publish(name, ["benchmark.py", *argv], result, options.output)
     return 0

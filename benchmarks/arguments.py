@@ -79,12 +79,23 @@ def add_start(parser: argparse.ArgumentParser) -> None:
 def add_ledger(parser: argparse.ArgumentParser) -> None:
     """Add the options of `benchmark.py ledger`."""
     count = number(int, low=1, high=8192)
-    names = [name for name in list_models.names() if name.startswith("smlpnet_")]
-    parser.add_argument("--model", default=names[0], choices=names, help="(default: %s)" % names[0])
+    _add_smlpnet(parser)
     parser.add_argument("--batch-size", type=count, default=112, metavar="N", help="(default: 112)")
     parser.add_argument("--input-size", type=count, default=224, metavar="PIXELS", help="(default: 224)")
     parser.add_argument("--precision", default="float16", choices=_PRECISIONS, help="(default: float16)")
     parser.add_argument("--mode", default="train", choices=["train", "eval"], help="(default: train)")
+
+
+def add_kernels(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `benchmark.py kernels`."""
+    _add_smlpnet(parser)
+    stages, capabilities = [1, 2, 3, 4], [80, 90]
+    parser.add_argument("--stages", type=int, nargs="+", choices=stages, default=stages, help="(default: all)")
+    halves = sorted(AMP_DTYPES, reverse=True)
+    text = "(default: float16 bfloat16)"
+    parser.add_argument("--precision", nargs="+", choices=_PRECISIONS, default=halves, help=text)
+    text = "compute capabilities times 10 (default: 80 90)"
+    parser.add_argument("--capability", type=int, nargs="+", choices=capabilities, default=capabilities, help=text)
 
 
 def add_scale(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +129,11 @@ def add_skew(parser: argparse.ArgumentParser) -> None:
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     text = "runs at the same time (default: the cores)"
     parser.add_argument("--processes", type=_COUNT, default=usable_cores(), metavar="N", help=text)
+
+
+def _add_smlpnet(parser: argparse.ArgumentParser) -> None:
+    names = [name for name in list_models.names() if name.startswith("smlpnet_")]
+    parser.add_argument("--model", default=names[0], choices=names, help="(default: %s)" % names[0])
 
 
 def _add_workload(parser: argparse.ArgumentParser, has_device: bool = True, has_batch_size: bool = True) -> None:
