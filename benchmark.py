@@ -22,6 +22,7 @@ COMMANDS = {
     "infer": ("images a second of a forward pass on the CPU, in torch and in onnxruntime", arguments.add_infer),
     "data": ("images a second that the loaders deliver", arguments.add_data),
     "e2e": ("images a second of whole epochs, from files to weights", arguments.add_e2e),
+    "program": ("seconds of whole programs: main.py beside any other command", arguments.add_program),
     "start": ("seconds until a run takes its first step", arguments.add_start),
     "ledger": ("memory that a step moves, by operator, counted without a device", arguments.add_ledger),
     "kernels": ("registers and shared memory of the fused kernels, compiled without a GPU", arguments.add_kernels),

@@ -69,6 +69,16 @@ def add_e2e(parser: argparse.ArgumentParser) -> None:
     _add_rounds(parser, 5)
 
 
+def add_program(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `benchmark.py program`."""
+    text = "the other program and its options; {data} in it is the folder of the images (required)"
+    parser.add_argument("--peer", required=True, metavar="COMMAND", help=text)
+    text = "another command instead of main.py (default: an epoch of smlpnet_tiny on a CPU)"
+    parser.add_argument("--ours", metavar="COMMAND", help=text)
+    parser.add_argument("--data-path", metavar="DIR", help="with train/ and val/ (default: photos made here)")
+    _add_rounds(parser, 5)
+
+
 def add_start(parser: argparse.ArgumentParser) -> None:
     """Add the options of `benchmark.py start`."""
     parser.add_argument("--files", type=_COUNT, default=1281167, metavar="N", help="images (default: 1281167)")
