@@ -7,8 +7,10 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
+from models.fused import mlp_operators
 from models.fused.sizes import MOST_SIDE
 from models.fused.token_mixing import Settings, TokenMix
+from models.layers import scaled
 from runtime.amp import DTYPES
 from runtime.autocast import dtype_of_autocast
 
@@ -34,14 +36,20 @@ class FusedBlock:
             return self.eager(x, token_mix, channel_mix, token_scale, channel_scale)
         tokens = x.permute(0, 2, 3, 1).to(dtype).contiguous()
         tokens = mix_tokens(tokens, token_mix[0], token_mix[1], token_scale)
-        branch = channel_mix(tokens.permute(0, 3, 1, 2))
-        branch = branch if channel_scale is None else branch * channel_scale
-        return tokens.permute(0, 3, 1, 2) + branch
+        if drops(channel_mix[2]):
+            image = tokens.permute(0, 3, 1, 2)
+            return image + scaled(channel_mix(image), channel_scale)
+        return mlp_operators.channel_mix(tokens, channel_mix[1], channel_mix[2], channel_scale).permute(0, 3, 1, 2)
 
 
 def takes(x: Tensor, dtype: torch.dtype) -> bool:
     """Return whether the kernels take the images `x` (B, C, S, S) in `dtype`; torch refuses one value a channel."""
     return dtype in _DTYPES and x.shape[2] == x.shape[3] and 2 <= x.shape[2] <= MOST_SIDE
+
+
+def drops(mlp: Any) -> bool:
+    """Return whether dropout is at work in a FeedForward; the kernels have none."""
+    return any(isinstance(layer, nn.Dropout) and layer.training and layer.p > 0 for layer in mlp.net)
 
 
 def mix_tokens(tokens: Tensor, unit: Any, mixing: Any, scale: Tensor | None) -> Tensor:

@@ -60,7 +60,7 @@ class Stage:
         """Return the largest relative difference of an output or gradient of the fused block to the eager one's."""
         x, g = self.random(CHECKED_BATCH)
         pairs = zip(self.work(self.fused, x, g), self.work(self.eager, x, g))
-        ratios = [(fused.double() - eager.double()).norm() / eager.double().norm() for fused, eager in pairs]
+        ratios = [(fused - eager).norm() / eager.norm() for fused, eager in pairs]
         return float(torch.stack(ratios).max())  # NaN if any is
 
     def seconds(self) -> tuple[float, float]:
@@ -91,4 +91,5 @@ class Stage:
         leaf = x.detach().requires_grad_(trains)
         with self.setting.precision.autocast(), torch.set_grad_enabled(trains):
             out = apply(leaf, self.token_mix, self.channel_mix, None, None)
-        return [out, *torch.autograd.grad(out, [leaf, *self.parameters], g.to(out.dtype))] if trains else [out]
+        gradients = torch.autograd.grad(out, [leaf, *self.parameters], g.to(out.dtype)) if trains else []
+        return [value.detach().double() for value in (out, *gradients)]

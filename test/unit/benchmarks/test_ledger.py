@@ -218,13 +218,13 @@ def test_ours_moves_no_more_than_the_baseline(mode, precision):
     assert sum(ours.values()) <= sum(baseline.values())
 
 
-def test_fused_kernels_move_less_than_two_thirds_of_the_baseline():
+def test_fused_kernels_move_less_than_half_of_the_baseline():
     pytest.importorskip("triton", reason="NOT CHECKED: the fused kernels, without Triton")
     options = {"model": "smlpnet_tiny", "mode": "train", "input_size": 224, "batch_size": 112, "precision": "float16"}
     rows = {row.setting: row for row in ledger.run(types.SimpleNamespace(**options))}
-    assert rows["fused"].ratio < 0.66
-    assert rows["fused: fused kernels"].value > 100
-    assert "fused: cat" not in rows
+    assert rows["fused"].ratio < 0.45
+    assert rows["fused: fused kernels"].value > 200
+    assert not {"fused: cat", "fused: gelu", "fused: layer norm"} & set(rows)
 
 
 def test_a_fused_kernel_counts_what_it_reads_and_writes():
