@@ -124,7 +124,7 @@ def depthwise(x, *norm_and_kernel) -> tuple[Tensor, Tensor]:
     *others, with_sums = norm_and_kernel
     (sizes, items, programs), (y, parts) = _band_sizes(x, with_sums), _depthwise_outputs(x, with_sums)
     grid = (programs, ceil_div(sizes["C"], sizes["BC"]))
-    depthwise_kernels.depthwise_kernel[grid](x, *others, y, parts, items, SUMS=with_sums, **sizes)
+    depthwise_kernels.depthwise_kernel[grid](x, *others, y, parts, items, SUMS=with_sums, num_warps=8, **sizes)
     return y, parts
 
 
