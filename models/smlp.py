@@ -172,7 +172,7 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         self.batch_norm = nn.BatchNorm2d(self.num_features)
         self.mlp_head = nn.Sequential(self.make_classifier(num_classes))
         self.set_config(image_size, in_chans, "to_patch_embedding.0.0", "mlp_head.0")
-        self.apply_block = _apply_block
+        self.apply_block = apply_block
 
     def _add_block(self, side, dim, alpha, drop_rate, token_layout):
         self.token_mix.append(nn.Sequential(DepthwiseUnit(dim), SparseMLP(side, dim, token_layout)))
@@ -220,7 +220,9 @@ class sMLPNet(ImageModel):  # noqa: N801 - the published name
         return x if pre_logits else self.mlp_head(x)
 
 
-def _apply_block(x, token_mix, channel_mix, token_scale, channel_scale):
+def apply_block(
+    x: Tensor, token_mix: nn.Module, channel_mix: nn.Module, token_scale: Tensor | None, channel_scale: Tensor | None
+) -> Tensor:
     """One block, (B, C, H, W) -> (B, C, H, W); a model calls it as its `apply_block`, which may be a compiled one."""
     x = x + scaled(token_mix(x), token_scale)
     return x + scaled(channel_mix(x), channel_scale)

@@ -156,6 +156,15 @@ def _apex_from_scaler(state: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"loss_scaler0": {"loss_scale": state["scale"], "unskipped": state["_growth_tracker"]}}
 
 
+def cpu_autocast_dtype() -> torch.dtype | None:
+    """Return the type that autocast on a CPU computes in now; None where it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    if not hasattr(torch, "is_autocast_cpu_enabled"):
+        return None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+
+
 def _make_scaler(device: Device) -> Any:
     options = {"init_scale": 2.0**16, "growth_interval": 2000}
     if hasattr(torch, "amp") and hasattr(torch.amp, "GradScaler") and not device.float16_saturates():
