@@ -17,7 +17,7 @@ NAMES = ["x", "norm.weight", "norm.bias", "0.weight", "0.bias", "3.weight", "3.b
 CASES = [  # B, S, C, alpha; the layer is wide
     ((2, 7, 16, 3), False),
     ((3, 5, 24, 3), False),
-    ((1, 14, 80, 3), False),
+    ((1, 7, 80, 3), False),
     ((2, 3, 16, 2), True),
     ((2, 7, 48, 3), True),
     ((1, 7, 80, 3), True),
