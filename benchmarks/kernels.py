@@ -92,7 +92,7 @@ def faults(rows: list[Compiled]) -> list[str]:
 
 def launches(model_name: str, stages: list[int], dtype: str, capability: int) -> list[tuple[str, list[int], Launch]]:
     """Return the kernels that blocks of the model launch in `dtype`, each once, with the stages that launch it."""
-    from models.fused.mlp_operators import standing_for
+    from models.fused.sizes import standing_for
 
     model = create_model(model_name, drop_path_rate=0.1)
     found: dict[str, tuple[str, list[int], Launch]] = {}

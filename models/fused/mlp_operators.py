@@ -7,37 +7,19 @@ operator of the forward pass takes, beside what its kernel reads, the parameters
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.library import custom_op
 
 from models.fused import mlp_kernels as kernels
-from models.fused.sizes import ceil_div, power_of_two, precision_of, program_count
-
-_capability = 9  # that a CPU stands for, where bytes are counted and kernels compiled ahead
-
-
-@contextlib.contextmanager
-def standing_for(capability: int) -> Iterator[None]:
-    """Let operators on a CPU launch the kernels of GPUs of this major compute capability."""
-    global _capability
-    before, _capability = _capability, capability
-    try:
-        yield
-    finally:
-        _capability = before
+from models.fused.sizes import ceil_div, holds_much, power_of_two, precision_of, program_count
 
 
 def widest_narrow(x: Tensor) -> int:
     """Return the channels up to which a program's registers hold whole tokens on the device of `x`."""
-    if x.device.type == "cpu":
-        capability = _capability
-    else:
-        capability = torch.get_device_module(x.device).get_device_capability(x.device)[0]
-    return 256 if capability >= 9 else 128  # before 9 the operands of a product lie in registers
+    return 256 if holds_much(x) else 128
 
 
 class Layer(NamedTuple):
@@ -104,7 +86,7 @@ def _wide_tile(dtype: torch.dtype) -> dict[str, Any]:
 def _weights_tile(dtype: torch.dtype) -> dict[str, Any]:
     if dtype == torch.float32:
         return {"M": 16, "BN": 32, "BK": 32, "num_warps": 4, "num_stages": 1}
-    return {"M": 64, "BN": 64, "BK": 64, "num_warps": 4, "num_stages": 2}
+    return {"M": 64, "BN": 64, "BK": 64, "num_warps": 8, "num_stages": 2}
 
 
 def _sums(x: Tensor, splits: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:

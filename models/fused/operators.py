@@ -17,6 +17,7 @@ from models.fused.sizes import (
     Tiles,
     ceil_div,
     channel_block,
+    holds_much,
     power_of_two,
     precision_of,
     program_count,
@@ -166,7 +167,7 @@ def _line_sizes(tokens: Tensor) -> tuple[Tiles, dict[str, Any]]:
 def _back_sizes(tokens: Tensor) -> tuple[int, int, int]:
     """Return the channels of a block, the blocks, and the programs of a block."""
     tiles = tiles_of(tokens)
-    block = channel_block(tiles.C, 64)
+    block = channel_block(tiles.C, 64 if holds_much(tokens) else 32)
     blocks = ceil_div(tiles.C, block)
     return block, blocks, program_count(tokens, tiles.groups, blocks, 2)
 
@@ -243,25 +244,25 @@ def _(g, y, *others):
     return (*_back_outputs(y), _floats(y, _back_sizes(y)[2], 2, y.shape[3]))
 
 
-def _fuse_sizes(tokens: Tensor) -> tuple[int, int, int]:
-    """Return the channels of a block, the blocks, and the programs of two blocks."""
+def _fuse_sizes(tokens: Tensor) -> tuple[int, int, tuple[int, int, int]]:
+    """Return the channels of a block of outputs and of inputs, and the grid: their blocks, and the programs of two."""
     tiles = tiles_of(tokens)
-    block = channel_block(tiles.C, 64)
-    blocks = ceil_div(tiles.C, block)
-    return block, blocks, program_count(tokens, tiles.groups, blocks * blocks, 2)
+    outputs, inputs = (channel_block(tiles.C, most) for most in (64, 64 if holds_much(tokens) else 32))
+    blocks = ceil_div(tiles.C, outputs), ceil_div(tiles.C, inputs)
+    return outputs, inputs, (*blocks, program_count(tokens, tiles.groups, blocks[0] * blocks[1], 2))
 
 
 @_operator("Tensor g, Tensor y, Tensor c, Tensor? scale, NORM, Tensor matrix, Tensor bias", "Tensor")
 def fuse_gradient(g, y, c, scale, *others) -> Tensor:
-    (tiles, sizes), (block, blocks, programs) = _line_sizes(y), _fuse_sizes(y)
-    parts = _floats(y, programs, tiles.C, 3 * tiles.C)
-    mixing_kernels.fuse_gradient_kernel[(blocks, blocks, programs)](
-        g, y, c, g if scale is None else scale, *others, parts, tiles.lines, ROUNDS=ceil_div(tiles.groups, programs),
-        BN=block, BK=block, SCALED=scale is not None, num_stages=2, **sizes,
+    (tiles, sizes), (outputs, inputs, grid) = _line_sizes(y), _fuse_sizes(y)
+    parts = _floats(y, grid[2], tiles.C, 3 * tiles.C)
+    mixing_kernels.fuse_gradient_kernel[grid](
+        g, y, c, g if scale is None else scale, *others, parts, tiles.lines, ROUNDS=ceil_div(tiles.groups, grid[2]),
+        BN=outputs, BK=inputs, SCALED=scale is not None, num_stages=2, num_warps=4 if holds_much(y) else 8, **sizes,
     )  # fmt: skip
     return parts
 
 
 @fuse_gradient.register_fake
 def _(g, y, *others):
-    return _floats(y, _fuse_sizes(y)[2], y.shape[3], 3 * y.shape[3])
+    return _floats(y, _fuse_sizes(y)[2][2], y.shape[3], 3 * y.shape[3])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import NamedTuple
+from typing import Iterator, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from runtime.amp import DTYPES
 
 MOST_SIDE = 64  # tokens of a line: a tile of a longer one does not fit into the registers
+_capability = 9  # that a CPU stands for, where bytes are counted and kernels compiled ahead
 LINE_TOKENS = 56  # of a tile: 1, 2, 4 or 8 lines at the four stages of a 224-pixel image
 
 
@@ -60,6 +62,24 @@ def precision_of(tokens: Tensor) -> str:
     if tokens.dtype == DTYPES["bfloat16"] and is_interpreted():
         return "widened"
     return "ieee" if tokens.dtype == torch.float32 else "tf32"
+
+
+@contextlib.contextmanager
+def standing_for(capability: int) -> Iterator[None]:
+    """Let operators on a CPU launch the kernels of GPUs of this major compute capability."""
+    global _capability
+    before, _capability = _capability, capability
+    try:
+        yield
+    finally:
+        _capability = before
+
+
+def holds_much(tokens: Tensor) -> bool:
+    """Return whether products leave a program's registers to its tiles: before 9.0 their operands lie there too."""
+    if tokens.device.type == "cpu":
+        return _capability >= 9
+    return torch.get_device_module(tokens.device).get_device_capability(tokens.device)[0] >= 9
 
 
 def program_count(tokens: Tensor, items: int, blocks: int, each: int) -> int:
