@@ -10,7 +10,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # python -P lea
 
 from options import parsing
 from runtime.errors import UserError, did_you_mean
-from runtime.programs import run_program, slow_imports
+from runtime.programs import leave, run_program, slow_imports
 
 
 def run(argv: Sequence[str]) -> None:
@@ -64,4 +64,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

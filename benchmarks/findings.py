@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy")
@@ -17,6 +16,8 @@ PACKAGES = ("torch", "torchvision", "timm", "triton", "numpy")
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that are installed, without importing them."""
+    from importlib import metadata  # not at the top: Python 3.7 lacks it, where a results file can be read
+
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

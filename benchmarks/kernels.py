@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Iterator, NamedTuple
 import torch
 
 import models  # noqa: F401 - registers the models with timm
-from benchmarks import report
+from benchmarks import ledger, report
 from runtime.amp import DTYPES
 from runtime.compat import create_model
 from runtime.errors import RunError, UserError, one_line
@@ -97,8 +97,8 @@ def launches(model_name: str, stages: list[int], dtype: str, capability: int) ->
     model = create_model(model_name, drop_path_rate=0.1)
     found: dict[str, tuple[str, list[int], Launch]] = {}
     for stage in stages:
-        with standing_for(capability // 10), torch.autocast("cpu", dtype=DTYPES[dtype]):
-            recorded = launches_of(model, stage, DTYPES[dtype])
+        with standing_for(capability // 10), ledger.autocast(dtype):
+            recorded = launches_of(model, stage, DTYPES.get(dtype, torch.float32))
         for launch in recorded:
             found.setdefault(launch.key, (launch.kernel.__name__, [], launch))[1].append(stage)
     return sorted(found.values(), key=lambda row: row[:2])

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, NoReturn, Sequence
 
 from runtime.errors import (
     RunError,
@@ -55,6 +55,22 @@ def run_program(
         return _status_of(name, error, interrupted, memory_advice)
     finally:
         end_loader_processes()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with `status`.
+
+    After a failure of one of several processes nothing in torch is taken down: threads of gloo that serve a peer which
+    is gone could abort the process meanwhile, and the status would be that of the abort.
+    """
+    group = sys.modules.get("torch.distributed")
+    if status and group is not None and group.is_available() and group.is_initialized():
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _status_of(name: str, error: BaseException, interrupted: str, memory_advice: str) -> int:

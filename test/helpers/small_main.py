@@ -13,6 +13,7 @@ import faults  # noqa: E402
 from small_models import create_small_model  # noqa: E402
 
 import main  # noqa: E402
+from runtime.programs import leave  # noqa: E402
 from training import build  # noqa: E402 - after the path is set
 
 
@@ -24,4 +25,4 @@ def main_with_small_model():
 
 
 if __name__ == "__main__":
-    sys.exit(main_with_small_model())
+    leave(main_with_small_model())

@@ -106,7 +106,7 @@ def test_failures_are_failures(project, images):
         file.write(b"broken")
     words = ["--data_path=" + images, "--resume=", "--nproc=2", "--epochs=1", "--batch-size=4"]
     status, out, err = run_wrapper(project, "train_full_8p.sh", words + SMALL)
-    assert status == 2 and "unreadable image: " in err and "Traceback" not in err and "Final" not in out
+    assert status == 2 and "unreadable image: " in err and "Traceback" not in err and "Final" not in out, err
 
 
 @current_torch

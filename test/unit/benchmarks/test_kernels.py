@@ -34,7 +34,7 @@ def add_kernel(x, y, scale, out, count, offset, BLOCK: tl.constexpr):
 @triton.jit
 def crowded_kernel(x, out, count):
     """Keep 256 values of a thread until a loop ends that changes them in ways that have nothing in common."""
-    place = tl.arange(0, 32 * 512)
+    place = tl.arange(0, 32 * 256)
     value = tl.load(x + place)
     for turn in range(count):
         value = value * tl.load(x + (place + turn) % 7) + turn
@@ -69,8 +69,8 @@ def test_a_launch_is_recorded_as_triton_specialises_it():
 
 def test_only_launches_within_the_context_are_recorded():
     before = triton.runtime.jit.JITFunction.run
-    with pytest.raises(KeyError), kernels.recording():
-        raise KeyError
+    with pytest.raises(ZeroDivisionError), kernels.recording():
+        raise ZeroDivisionError
     assert triton.runtime.jit.JITFunction.run is before
 
 
@@ -84,10 +84,10 @@ def test_a_kernel_is_compiled_with_what_it_takes(capability):
 
 
 def test_spilled_registers_are_found():
-    x = torch.zeros(32 * 512)
+    x = torch.zeros(32 * 256)
     found = launch(lambda: crowded_kernel[(1,)](x, x, 16, num_warps=1))
     row = kernels.compile_ahead("crowded", [2, 3], "float32", found, 90)
-    assert row.registers == 255 and row.spilled_bytes > 0
+    assert row.registers <= 255 and row.spilled_bytes > 0
     (line,) = kernels.faults([row])
     assert line.startswith("crowded, stage 2, 3, float32, for 9.0: %d bytes of registers spilled" % row.spilled_bytes)
 
@@ -112,6 +112,12 @@ def test_each_stage_launches_its_kernels():
         "narrow_forward", "narrow_input", "narrow_weights",
         "wide_hidden", "wide_out", "wide_hidden_gradient", "wide_input", "wide_weights",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("precision, pointer", [("float32", "*fp32"), ("float16", "*fp16"), ("bfloat16", "*bf16")])
+def test_kernels_are_launched_in_the_chosen_precision(precision, pointer):
+    found = {name: launch for name, _, launch in kernels.launches("smlpnet_tiny", [1], precision, 90)}
+    assert found["narrow_forward"].signature["x"] == found["narrow_forward"].signature["w1"] == pointer
 
 
 @pytest.fixture

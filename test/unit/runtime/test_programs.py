@@ -171,3 +171,25 @@ def test_the_handler_of_ctrl_c_is_put_back():
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+LEAVES = """
+import atexit, sys
+from torch import distributed
+from runtime.programs import leave
+atexit.register(print, "taken down")
+if "alone" not in sys.argv:
+    distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+print("printed", end=" ")
+leave(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    "status, more, want",
+    [(3, [], "printed "), (0, [], "printed taken down\n"), (3, ["alone"], "printed taken down\n")],
+)
+def test_after_a_failure_of_one_of_several_processes_nothing_is_taken_down(tmp_path, status, more, want):
+    command = [sys.executable, "-c", LEAVES, str(tmp_path / "meet"), str(status), *more]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stdout) == (status, want)
