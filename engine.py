@@ -45,6 +45,7 @@ def train_one_epoch(
     progress = Progress("Epoch: [%d]" % epoch, steps, run.device, run.logger, run.print_freq, first_step, run.show_bar)
     progress.restore(resume_state or {})
     progress.lr = run.learning_rate.set(epoch)
+    run.begin_epoch(epoch)
     done = first_step
     source = agreed_batches(run, batches.epoch(epoch, first_step))
     try:

@@ -94,12 +94,20 @@ def _add_augmentation(parser: Parser) -> None:
     add("--color-jitter", type=_RATE, default=0.4, metavar="X", help=text)
     text = "automatic augmentation as timm names it, '' for none (default: rand-m9-mstd0.5-inc1)"
     add("--aa", default="rand-m9-mstd0.5-inc1", metavar="POLICY", help=text)
+    text = "ce: cross entropy; bce: binary cross entropy of each class (default: ce)"
+    add("--loss", default="ce", choices=["ce", "bce"], help=text)
     text = "label smoothing: fraction of the target spread over all classes (default: 0.1)"
     add("--smoothing", type=number(float, high=0.99), default=0.1, metavar="X", help=text)
     ways = ["random", "bilinear", "bicubic"]
     text = "how training images are resized (default: bicubic)"
     add("--train-interpolation", default="bicubic", choices=ways, help=text)
+    fraction = number(float, above=0, high=1)
+    text = "least and largest fraction of an image's area that a crop has (default: 0.08 1)"
+    add("--scale", type=fraction, nargs=2, metavar=("MIN", "MAX"), help=text)
+    text = "least and largest fraction of a crop's width by its height, before it is resized (default: 0.75 1.33)"
+    add("--ratio", type=number(float, above=0, high=100), nargs=2, metavar=("MIN", "MAX"), help=text)
     add("--hflip", type=_FRACTION, default=0.5, metavar="P", help="probability to mirror an image (default: 0.5)")
+    add("--vflip", type=_FRACTION, default=0.0, metavar="P", help="probability to turn it upside down (default: 0)")
     add_switch(
         add,
         "repeated-aug",
@@ -121,6 +129,8 @@ def _add_augmentation(parser: Parser) -> None:
     add("--mixup-prob", type=_FRACTION, default=1.0, metavar="P", help="probability to mix a batch (default: 1)")
     text = "probability of cutmix where both are on (default: 0.5)"
     add("--mixup-switch-prob", type=_FRACTION, default=0.5, metavar="P", help=text)
+    text = "first epoch that mixes no images any more (default: 0, never)"
+    add("--mixup-off-epoch", type=_EPOCHS, default=0, metavar="EPOCH", help=text)
     text = "one mixing ratio for the batch, for each pair, or for each image (default: batch)"
     add("--mixup-mode", default="batch", choices=["batch", "pair", "elem"], help=text)
 

@@ -126,6 +126,10 @@ def _check(options: Options) -> None:
         raise UserError("--sched plateau is not supported: the rate must follow from the epoch alone")
     if options.lr_noise and len(options.lr_noise) > 2:
         raise UserError("--lr-noise takes where the noise begins, and where it ends; got %s" % options.lr_noise)
+    for name in ("scale", "ratio"):
+        least, most = getattr(options, name) or (0, 1)
+        if least > most:
+            raise UserError("--%s: %s is more than %s" % (name, least, most))
     if options.opt_betas and any(beta >= 1 for beta in options.opt_betas):
         raise UserError("--opt-betas must be below 1, got %s" % options.opt_betas)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from PIL import Image
 from torchvision import transforms
@@ -24,6 +24,9 @@ class Augmentation:
     auto_augment: str | None  # timm's name of a policy
     interpolation: str
     hflip: float
+    vflip: float
+    scale: Sequence[float] | None  # of a crop's area, and its ratio of sides: (least, most); None for timm's own
+    ratio: Sequence[float] | None
     re_prob: float  # of random erasing, like the next two
     re_mode: str
     re_count: int
@@ -38,7 +41,7 @@ def train_transform(input_size: int, augmentation: Augmentation) -> transforms.C
         transform = create_transform(input_size=input_size, is_training=True, **vars(augmentation))
     except (AssertionError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         raise UserError("--aa %s is not a policy that works: %s" % (augmentation.auto_augment, error)) from None
-    if input_size <= SMALL_SIZE:
+    if input_size <= SMALL_SIZE and not (augmentation.scale or augmentation.ratio):
         transform.transforms[0] = transforms.RandomCrop(input_size, padding=4)
         transform.transforms[0:0] = _resize_and_crop(input_size)
     return transform

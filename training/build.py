@@ -79,6 +79,7 @@ def build_run(
         precision=precision,
         learning_rate=learning_rate,
         mixup=build_mixup(options, len(classes)),
+        mixup_off_epoch=options.mixup_off_epoch,
         clip_grad=options.clip_grad,
         seed=options.seed,
         logger=logger,
@@ -184,7 +185,7 @@ def build_criterion(
 ) -> nn.Module:
     """Return the training criterion: of the targets and, with `--distillation-type`, of a teacher's outputs."""
     weights = None if class_weights is None else torch.tensor(class_weights, device=device.torch_device)
-    criterion = losses.build_criterion(options.mixes, options.smoothing, weights)
+    criterion = losses.build_criterion(options.mixes, options.smoothing, weights, options.loss)
     if options.distillation_type == "none" or not options.trains:
         return criterion
     loaded = teacher.load_teacher(options, device.torch_device, classes, create_model)

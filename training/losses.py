@@ -79,12 +79,38 @@ class WeightedCrossEntropy(nn.Module):
         return weighted / self.weights[targets].sum()
 
 
-def build_criterion(mixes: bool, smoothing: float, weights: Tensor | None = None) -> Criterion:
+class BinaryCrossEntropy(nn.Module):
+    """The mean over images and classes of each class's binary cross entropy (Wightman et al., arXiv 2110.00476).
+
+    Class numbers become distributions, smoothed by `smoothing`; `weights` (classes,) multiply the classes' terms.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.smoothing = smoothing
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of `outputs` (B, classes) for `targets` (B,) or (B, classes)."""
+        if targets.dim() < outputs.dim():
+            smallest = self.smoothing / outputs.shape[1]
+            targets = torch.full_like(outputs, smallest).scatter_(
+                1, targets.unsqueeze(1), 1 - self.smoothing + smallest
+            )
+        targets = targets.to(outputs.dtype)
+        return functional.binary_cross_entropy_with_logits(outputs, targets, weight=self.weights)
+
+
+def build_criterion(mixes: bool, smoothing: float, weights: Tensor | None = None, loss: str = "ce") -> Criterion:
     """Return soft-target cross entropy if images are mixed, else cross entropy with or without label smoothing.
 
     Mixing means mixup or cutmix: either makes the targets soft (the reference forgets cutmix alone). `weights`
-    (classes,) are those of the classes; None for all alike.
+    (classes,) are those of the classes; None for all alike. `loss` "bce" is binary cross entropy for any targets.
     """
+    if loss == "bce":
+        return Criterion(BinaryCrossEntropy(smoothing, weights))
     if weights is not None:
         return Criterion(WeightedCrossEntropy(weights, smoothing))
     if mixes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from checkpoints import training_state
 from runtime.errors import UserError, lost_a_peer, out_of_memory
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from runtime.amp import Precision
+    from runtime.compat import Mixup
     from runtime.device import Device
     from runtime.distributed import Ranks
     from runtime.ema import Ema, NoEma
@@ -36,7 +37,7 @@ class Run:
     optimizer: Optimizer
     precision: Precision
     learning_rate: LearningRate
-    mixup: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None
+    mixup: Mixup | None
     clip_grad: float | None  # the largest norm of the gradients
     seed: int
     logger: logging.Logger
@@ -46,6 +47,7 @@ class Run:
     is_fused: bool = False  # whether the blocks run by models/fused
     skips_not_finite: bool = False  # whether a step whose loss is not finite is skipped, rather than ending the run
     grad_accum_steps: int = 1
+    mixup_off_epoch: int = 0  # the first epoch that mixes no images; 0 for none
     skipped_in_a_row: int = 0
     resumed_from: str | None = None  # the checkpoint whose optimizer state no step has proved yet
     stop: StopSignals = field(default_factory=StopSignals)
@@ -55,6 +57,11 @@ class Run:
         value = position_seed("step", self.seed, epoch, rank, number)
         seed_host(value)
         self.device.seed(value)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch alone, but for the learning rate."""
+        if self.mixup is not None and self.mixup_off_epoch:
+            self.mixup.mixup_enabled = epoch < self.mixup_off_epoch
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return mixed images and soft targets (B, classes), or both unchanged without mixup."""

@@ -26,6 +26,8 @@ IN_WORDS = {
     "--data-cache": "nowhere, they are read anew",
     "--extensions": "the checkpoint's, else none",
     "--exif-transpose": "the checkpoint's, else off",
+    "--scale": "0.08 1",
+    "--ratio": "0.75 1.33",
     "--num-workers": "its processor cores, at most 64",
     "--opt-betas": "the optimizer's",
     "--clip-grad": "no clipping",
