@@ -127,13 +127,14 @@ def convert(network: TrainedModel, module: DeployedModel, images: Images, option
     return reduced.data
 
 
-def eager(module: torch.nn.Module) -> Forward:
-    """Return the function that `module` computes in torch on the CPU, as an evaluation calls it."""
+def eager(module: DeployedModel) -> Forward:
+    """Return the function that `module` computes in torch on the CPU, its model as an evaluation calls it."""
     device = select_device("cpu")
 
     @inference_mode()
     def forward(images: torch.Tensor) -> torch.Tensor:
-        return engine.forward(module, images.contiguous(memory_format=device.memory_format), device)
+        images = module.preprocess(images).contiguous(memory_format=device.memory_format)
+        return module.postprocess(engine.forward(module.model, images, device))
 
     return forward
 

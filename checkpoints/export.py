@@ -50,9 +50,14 @@ class DeployedModel(nn.Module):
         return ["images", "probabilities" if self.softmaxes else "logits"]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.preprocesses:
-            images = (images.float() / 255 - self.mean) / self.std
-        outputs = self.model(images)
+        return self.postprocess(self.model(self.preprocess(images)))
+
+    def preprocess(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the input of the model for that of this module."""
+        return (images.float() / 255 - self.mean) / self.std if self.preprocesses else images
+
+    def postprocess(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Return the output of this module for that of the model."""
         return torch.softmax(outputs, dim=1) if self.softmaxes else outputs
 
     def example(self, batch: int, size: int) -> torch.Tensor:

@@ -205,7 +205,7 @@ def test_wrappers_on_eight_devices(tmp_path, project):
     [
         ("training/steps.py", "run.mix(inputs, targets)", "run.mix(inputs.cuda(), targets)"),
         ("training/metrics.py", "dtype=torch.int64, device=torch_device) for name", "dtype=torch.int64) for name"),
-        ("engine.py", "Counts(run.device.torch_device)", "Counts('cuda')"),
+        ("commands/train.py", "Counts(run.device.torch_device,", "Counts('cuda',"),
         ("pipeline/batch_bytes.py", "batch.bytes.to(device.torch_device, non_blocking=True)", "batch.bytes"),
         ("runtime/distributed.py", "dtype=torch.float32, device", "dtype=torch.float64, device"),
         ("runtime/device.py", "self._module.set_device(self.torch_device)", "pass"),

@@ -15,6 +15,7 @@ import export_onnx
 from benchmarks import gain
 from checkpoints import export as export_module
 from checkpoints import weights as checkpoint_weights
+from models import inference
 from models.smlp import sMLPNet
 from runtime import quantizing
 
@@ -71,6 +72,23 @@ def test_int8_is_written_and_predicts_nearly_the_same(more, weights, photos, tmp
     for row, other in zip(found, expected):
         values, wanted = ({best["class"]: best["probability"] for best in one["top"]} for one in (row, other))
         assert values != wanted and values == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.parametrize("preprocesses", [False, True])
+def test_torch_eager_is_the_forward_pass_of_an_evaluation(preprocesses, weights, monkeypatch):
+    network, evaluated, forward = checkpoint_weights.load_model(weights), [], inference.forward
+
+    def recorded(model, images):
+        evaluated.append((model, images.is_contiguous(memory_format=torch.channels_last)))
+        return forward(model, images)
+
+    monkeypatch.setattr(inference, "forward", recorded)
+    module = export_module.DeployedModel(network.model, preprocesses, True).eval()
+    images = module.example(3, 32)
+    with torch.no_grad():
+        expected = module(images)
+    torch.testing.assert_close(gain.eager(module)(images), expected)
+    assert evaluated == [(network.model, True)]
 
 
 def test_half_is_written_and_predicts_nearly_the_same(weights, photos, tmp_path, capsys):
