@@ -157,9 +157,10 @@ def forward(model: nn.Module, images: Tensor, device: Device, compiled_size: int
         images = torch.cat([images, missing]).contiguous(memory_format=device.memory_format)
         return model(images)[:count]
     most = device.images_in_cache(images.shape[2] * images.shape[3])
-    if most is not None and inference.is_faster(model, images):
-        most *= inference.MORE_AT_ONCE
-    return torch.cat([inference.forward(model, part) for part in images.split(most or count)])
+    if not inference.is_faster(model, images):  # asked once: it looks at every layer
+        return torch.cat([model(part) for part in images.split(most or count)])
+    most = most and most * inference.MORE_AT_ONCE
+    return torch.cat([inference.faster(model, part) for part in images.split(most or count)])
 
 
 @inference_mode()

@@ -34,7 +34,7 @@ def fault(model: Any, setting: Setting, is_timed: bool) -> str | None:
         if not is_timed:
             return None
         fused, eager = (sum(times) for times in zip(*(stage.seconds() for stage in stages)))
-    except Exception as error:  # of a compiler, a driver, a card that is too old: training goes on without them
+    except Exception as error:  # of a compiler, a driver, a card that is too old: training continues without them
         text = str(error).strip().split("\n")[0][:200]
         return "they fail here: %s: %s" % (type(error).__name__, text)
     if fused <= eager:

@@ -76,13 +76,13 @@ def test_int8_is_written_and_predicts_nearly_the_same(more, weights, photos, tmp
 
 @pytest.mark.parametrize("preprocesses", [False, True])
 def test_torch_eager_is_the_forward_pass_of_an_evaluation(preprocesses, weights, monkeypatch):
-    network, evaluated, forward = checkpoint_weights.load_model(weights), [], inference.forward
+    network, evaluated, is_faster = checkpoint_weights.load_model(weights), [], inference.is_faster
 
     def recorded(model, images):
         evaluated.append((model, images.is_contiguous(memory_format=torch.channels_last)))
-        return forward(model, images)
+        return is_faster(model, images)
 
-    monkeypatch.setattr(inference, "forward", recorded)
+    monkeypatch.setattr(inference, "is_faster", recorded)
     module = export_module.DeployedModel(network.model, preprocesses, True).eval()
     images = module.example(3, 32)
     with torch.no_grad():
